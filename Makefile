@@ -1,0 +1,62 @@
+# make book: everything from nothing, to _build/html. make test: all checks. CONTRIBUTING.md says more.
+PYTHON ?= python3
+PROFILE ?= quick
+CORES ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
+BIN := .venv/bin
+SNAKEMAKE = $(BIN)/snakemake --snakefile workflow/Snakefile --cores $(CORES) --config profile=$(PROFILE) \
+	--rerun-incomplete --keep-going --quiet rules host
+# Kernels and helpers share the cores: one BLAS thread each.
+export OMP_NUM_THREADS := 1
+export OPENBLAS_NUM_THREADS := 1
+export MKL_NUM_THREADS := 1
+
+.PHONY: book test chapter ledger reference pair lab serve pdf clean check-python
+
+book: .venv/book.stamp
+	@$(BIN)/python -m press pair
+	@$(SNAKEMAKE)
+	@$(BIN)/python -m press report
+
+test: .venv/test.stamp
+	@$(MAKE) --no-print-directory book
+	@$(BIN)/python tests/browser.py
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pytest
+
+# One chapter with other parameters, kept apart from the book: make chapter C=02_encoder_bypass ARGS="-p seeds 8"
+chapter: .venv/book.stamp
+	@$(BIN)/python -m press pair
+	@$(BIN)/python -m press chapter $(C) $(ARGS)
+
+ledger: .venv/book.stamp
+	@$(BIN)/python -m press ledger
+
+reference: .venv/book.stamp
+	@$(BIN)/python -m press reference
+
+pair: .venv/book.stamp
+	@$(BIN)/python -m press pair
+
+lab: .venv/book.stamp
+	$(BIN)/jupyter lab --ip=127.0.0.1 notebooks
+
+serve: book
+	$(BIN)/python -m http.server --bind 127.0.0.1 --directory _build/html 8000
+
+clean:
+	rm -rf _build .snakemake
+
+check-python:
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if v >= (3, 11, 5) else "error: Python 3.11.5 or newer is needed, this is %d.%d.%d: set PYTHON=/path/to/python" % v[:3])'
+
+.venv/book.stamp: pyproject.toml constraints.txt | check-python
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv || { echo "error: no virtual environment could be made; on Debian and Ubuntu: apt install python3-venv"; rm -rf .venv; exit 1; }
+	@echo "installing the pinned packages into .venv; the first time takes minutes"
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[book]'
+	@touch $@
+
+.venv/test.stamp: .venv/book.stamp
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[book,test]'
+	@touch $@

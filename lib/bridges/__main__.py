@@ -1,0 +1,24 @@
+"""`python -m bridges`: the commands of the library."""
+
+import argparse
+from pathlib import Path
+
+from bridges.training.pretrain import RECIPES, small_host
+
+
+def main() -> None:
+    """Parse the command line and run the command."""
+    parser = argparse.ArgumentParser(prog="python -m bridges")
+    commands = parser.add_subparsers(dest="command", required=True)
+    host = commands.add_parser("host", help="pretrain a small host, unless the cache has it whole")
+    host.add_argument("family", choices=["t5", "bart"])
+    host.add_argument("--size", choices=list(RECIPES), default="quick")
+    host.add_argument("--cache", type=Path, required=True, help="folder that keeps pretrained hosts")
+    host.add_argument("--device", default="cpu", help="torch device, such as cpu or cuda")
+    options = parser.parse_args()
+    small_host(options.family, options.size, options.cache, options.device)
+    print(f"{options.cache / f'{options.family}-{options.size}'} is ready")
+
+
+if __name__ == "__main__":
+    main()

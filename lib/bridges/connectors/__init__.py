@@ -1,0 +1,1 @@
+"""Modules that turn one model's output into another model's input."""

@@ -1,0 +1,148 @@
+"""Encoder-decoder hosts (T5, BART) that read a connector's tokens, and the three routes into them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from transformers import (
+    AutoModelForSeq2SeqLM,
+    BartConfig,
+    BartForConditionalGeneration,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    T5Config,
+    T5ForConditionalGeneration,
+)
+from transformers.modeling_outputs import BaseModelOutput
+
+Route = Literal["inputs_embeds", "encoder_outputs", "bypass"]
+ROUTES: tuple[Route, ...] = get_args(Route)
+
+
+@dataclass(frozen=True)
+class HostSize:
+    """The size of a host built from a configuration: `layers` in the encoder and as many in the decoder."""
+
+    width: int
+    layers: int
+    heads: int
+    feed_forward: int
+
+
+SIZES = {"quick": HostSize(64, 2, 4, 256), "full": HostSize(256, 4, 8, 1024)}
+
+
+def build(family: str, size: str, words: PreTrainedTokenizerBase) -> PreTrainedModel:
+    """A freshly initialised T5 or BART for the tokenizer `words`; draws from torch's global generator.
+
+    Raises:
+        ValueError: for a family other than `t5` and `bart`, or a size that `SIZES` does not name.
+    """
+    if size not in SIZES:
+        raise ValueError(f"size {size!r} is unknown; choose from {', '.join(SIZES)}")
+    s, vocabulary = SIZES[size], len(words)
+    special: dict[str, Any] = {
+        "pad_token_id": words.pad_token_id,
+        "eos_token_id": words.eos_token_id,
+        "decoder_start_token_id": words.pad_token_id,
+    }
+    if family == "t5":
+        return T5ForConditionalGeneration(
+            T5Config(
+                vocab_size=vocabulary,
+                d_model=s.width,
+                d_kv=s.width // s.heads,
+                d_ff=s.feed_forward,
+                num_layers=s.layers,
+                num_heads=s.heads,
+                **special,
+            )
+        )
+    if family == "bart":
+        return BartForConditionalGeneration(
+            BartConfig(
+                vocab_size=vocabulary,
+                d_model=s.width,
+                encoder_layers=s.layers,
+                decoder_layers=s.layers,
+                encoder_attention_heads=s.heads,
+                decoder_attention_heads=s.heads,
+                encoder_ffn_dim=s.feed_forward,
+                decoder_ffn_dim=s.feed_forward,
+                max_position_embeddings=128,
+                bos_token_id=words.pad_token_id,
+                forced_eos_token_id=None,
+                **special,
+            )
+        )
+    raise ValueError(f"family {family!r} is unknown; choose from t5, bart")
+
+
+def load(name: str) -> PreTrainedModel:
+    """Any encoder-decoder that transformers knows, from a local folder or a hub name.
+
+    Raises:
+        OSError: in one line, when the folder or name holds no such model or cannot be reached.
+    """
+    try:
+        return AutoModelForSeq2SeqLM.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise OSError(
+            f"no encoder-decoder could be loaded from {name!r}: give a folder made by save_pretrained, or a hub name"
+            " that this machine can reach and whose licence you have accepted"
+        ) from error
+
+
+def route_inputs(
+    host: PreTrainedModel, tokens: Float[Tensor, "batch tokens dim"], route: Route
+) -> dict[str, Any]:
+    """Keyword arguments that hand a connector's tokens to the host: what the log changed, and what it meant."""
+    if route == "inputs_embeds":  # the log's first version, said to bypass the encoder
+        return {"inputs_embeds": tokens}
+    if route == "encoder_outputs":  # the log's fix: run the encoder by hand
+        return {"encoder_outputs": host.get_encoder()(inputs_embeds=tokens, return_dict=True)}
+    if route == "bypass":  # what a bypass really is: the decoder attends to the tokens themselves
+        return {"encoder_outputs": BaseModelOutput(last_hidden_state=tokens)}
+    raise ValueError(f"route {route!r} is unknown; choose from {', '.join(ROUTES)}")
+
+
+def route_logits(
+    host: PreTrainedModel,
+    tokens: Float[Tensor, "batch tokens dim"],
+    labels: Int[Tensor, "batch length"],
+) -> dict[str, Callable[[], Tensor]]:
+    """For each route a function that runs the host and returns logits `(batch, length, vocabulary)`."""
+
+    def logits(route: Route) -> Callable[[], Tensor]:
+        return lambda: host(**route_inputs(host, tokens, route), labels=labels).logits
+
+    return {route: logits(route) for route in ROUTES}
+
+
+class VectorToText(nn.Module):
+    """A connector from one vector to tokens, and a host that reads the tokens by one of the three routes."""
+
+    def __init__(self, connector: nn.Module, host: PreTrainedModel, route: Route):
+        super().__init__()
+        self.connector, self.host, self.route = connector, host, route
+
+    def forward(
+        self, vectors: Float[Tensor, "batch width"], labels: Int[Tensor, "batch length"]
+    ) -> Float[Tensor, ""]:
+        """Cross-entropy of the labels in nats per token, positions labelled -100 left out."""
+        return self.host(**self._inputs(vectors), labels=labels).loss
+
+    @torch.no_grad()
+    def generate(
+        self, vectors: Float[Tensor, "batch width"], max_new_tokens: int = 24
+    ) -> Int[Tensor, "batch length"]:
+        """Greedy decoding."""
+        return self.host.generate(
+            **self._inputs(vectors), max_new_tokens=max_new_tokens, do_sample=False, num_beams=1
+        )
+
+    def _inputs(self, vectors: Tensor) -> dict[str, Any]:
+        return route_inputs(self.host, self.connector(vectors), self.route)

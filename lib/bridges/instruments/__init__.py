@@ -1,0 +1,1 @@
+"""Pure functions that measure a bridge: tensors in, a small frozen dataclass out."""

@@ -1,0 +1,1 @@
+"""Small data sets made on the spot."""

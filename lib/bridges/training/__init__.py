@@ -1,0 +1,1 @@
+"""Fitting connectors and hosts."""

@@ -1,0 +1,91 @@
+"""`python -m press`: run a chapter, keep pairs together, print the ledger."""
+
+import argparse
+import json
+import shutil
+import sys
+from pathlib import Path
+
+from press import BUILD, LEDGER, RECORDS, REFERENCE, ROOT, PressError, chapter, ledger, pairs
+
+
+def main() -> int:
+    """Run the command given on the command line; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m press")
+    commands = parser.add_subparsers(dest="command", required=True)
+    run = commands.add_parser("chapter", help="execute a chapter with papermill")
+    run.add_argument("name", nargs="?", default="", help="the chapter's file name without its ending")
+    run.add_argument("--book", action="store_true", help="put the result in the book, not in _build/runs")
+    run.add_argument(
+        "-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="a parameter of the chapter"
+    )
+    pair = commands.add_parser("pair", help="bring scripts and notebooks together, the last edited leading")
+    pair.add_argument("--check", action="store_true", help="only say which pairs differ")
+    table = commands.add_parser("ledger", help="print the verdicts")
+    table.add_argument("--collect", action="store_true", help="check all records and write the ledger from them")
+    commands.add_parser("reference", help="keep today's records in book/reference, to be committed")
+    commands.add_parser("report", help="say where the book is and how long each chapter took")
+    options = parser.parse_args()
+    try:
+        return globals()[f"_{options.command}"](options)
+    except PressError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+def _chapter(options: argparse.Namespace) -> int:
+    executed = chapter.run(options.name, dict(options.p), book=options.book)
+    if not options.book:
+        record = json.loads(executed.with_suffix(".json").read_text())
+        for verdict in record["verdicts"]:
+            print(f"{verdict['id']} {verdict['verdict']} ({verdict['strength']})")
+    return 0
+
+
+def _pair(options: argparse.Namespace) -> int:
+    if not options.check:
+        pairs.bring_together()
+        return 0
+    found = pairs.differing()
+    for name, where in found:
+        print(f"notebooks/{name}.py and its .ipynb differ ({where}): run make pair", file=sys.stderr)
+    return 1 if found else 0
+
+
+def _ledger(options: argparse.Namespace) -> int:
+    if options.collect:
+        rows = ledger.collect(_book_records())
+        ledger.check_references(REFERENCE)
+        LEDGER.write_text(json.dumps(rows, indent=1) + "\n")
+        return 0
+    if not LEDGER.is_file():
+        raise PressError("there is no ledger yet: run make book")
+    print(ledger.as_text(json.loads(LEDGER.read_text())))
+    return 0
+
+
+def _book_records() -> list[Path]:
+    return [RECORDS / f"{name}.json" for name in chapter.chapters()]
+
+
+def _reference(_: argparse.Namespace) -> int:
+    REFERENCE.mkdir(parents=True, exist_ok=True)
+    for record in _book_records():
+        content = json.loads(record.read_text())
+        target = REFERENCE / f"{record.stem}.{content['profile']}.json"
+        shutil.copyfile(record, target)
+        print(target.relative_to(ROOT))
+    return 0
+
+
+def _report(_: argparse.Namespace) -> int:
+    for record in _book_records():
+        content = json.loads(record.read_text())
+        verdicts = ", ".join(f"{v['id']} {v['verdict']}" for v in content["verdicts"])
+        print(f"{record.stem:32} {content['seconds']:5.0f} s  {verdicts}")
+    print(f"the book: {(BUILD / 'html' / 'index.html').relative_to(ROOT)}  (make serve opens it at a local address)")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,142 @@
+"""Run one chapter with papermill, so that what it leaves behind is whole or not there."""
+
+import ast
+import json
+import logging
+import os
+import re
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from press import BUILD, EXECUTED, NOTEBOOKS, RECORDS, ROOT, PressError
+from press.ledger import check_schema
+from press.provenance import find_device
+
+SILENT_SECONDS = 5.0
+
+
+class Progress:
+    """Passes a kernel's progress bars on to the terminal, one line every few seconds, named by the chapter."""
+
+    def __init__(self, name: str):
+        self.name, self.last = name, 0.0
+
+    def write(self, text: str) -> int:
+        line = re.split(r"[\r\n]", text.strip())[-1].strip()
+        now = time.monotonic()
+        if line and now - self.last > SILENT_SECONDS:
+            self.last = now
+            print(f"{self.name}: {line}", flush=True)
+        return len(text)
+
+    def flush(self) -> None:
+        pass
+
+
+def chapters() -> list[str]:
+    """The chapters' names, in reading order."""
+    return sorted(p.stem for p in NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
+
+
+def check_parameters(notebook: Path, given: Mapping[str, str]) -> dict[str, Any]:
+    """Turn `-p name value` texts into values, refusing what the chapter does not take.
+
+    The notebook's parameters cell is the single source: a value must be of its default's type, and where the comment
+    behind a parameter lists words between bars (`# quick | full`), it must be one of them.
+
+    Raises:
+        PressError: for an unknown name or an impossible value, naming what is allowed.
+    """
+    import papermill
+
+    known = papermill.inspect_notebook(str(notebook))
+    values: dict[str, Any] = {}
+    for name, text in given.items():
+        if name not in known:
+            raise PressError(f"{notebook.stem} has no parameter {name!r}; it takes {', '.join(known)}")
+        default = ast.literal_eval(known[name]["default"])
+        choices = known[name]["help"].split(";")[0].split(" | ")
+        try:
+            value = text if isinstance(default, str) else ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            value = text
+        if type(value) is not type(default) and not (isinstance(default, float) and type(value) is int):
+            raise PressError(f"{name} is {text!r}; it must be of type {type(default).__name__}, such as {default!r}")
+        if len(choices) > 1 and value not in [c.strip() for c in choices]:
+            raise PressError(f"{name} is {text!r}; choose from {', '.join(c.strip() for c in choices)}")
+        if isinstance(value, int | float) and value < 0:
+            raise PressError(f"{name} is {text!r}; it cannot be negative")
+        values[name] = value
+    if "device" in values:
+        find_device(values["device"])
+    return values
+
+
+def run(name: str, given: Mapping[str, str], *, book: bool) -> Path:
+    """Execute a chapter; returns the executed notebook.
+
+    With `book` the result takes its place in the book (`_build/executed`, `_build/records`), else it is kept apart
+    in `_build/runs`, where a reader's experiment cannot pass for the book's.
+
+    Raises:
+        PressError: for an unknown chapter or parameter, a failing cell, or a record that does not come or is no record.
+            Whatever a failed run had begun to write is removed; what an earlier run left stays.
+    """
+    if name not in chapters():
+        raise PressError(f"there is no chapter {name!r}; there are {', '.join(chapters())}")
+    notebook = NOTEBOOKS / f"{name}.ipynb"
+    if "out" in given:
+        raise PressError("out is set by this command; run papermill itself to write the record elsewhere")
+    parameters = check_parameters(notebook, given)
+    executed = (EXECUTED if book else BUILD / "runs") / f"{name}.ipynb"
+    record = (RECORDS if book else BUILD / "runs") / f"{name}.json"
+    # Relative to the root: papermill writes both names into the notebook, and the notebook is published.
+    partial = executed.with_suffix(".partial.ipynb").relative_to(ROOT)
+    partial_record = record.with_suffix(".partial.json").relative_to(ROOT)
+    os.chdir(ROOT)
+    executed.parent.mkdir(parents=True, exist_ok=True)
+    record.parent.mkdir(parents=True, exist_ok=True)
+    started = time.monotonic()
+    try:
+        _execute(name, notebook, partial, parameters | {"out": str(partial_record)})
+        if not partial_record.is_file():
+            raise PressError(f"{name} wrote no record: its last cell must be run.close()")
+        content = json.loads(partial_record.read_text()) | {"seconds": round(time.monotonic() - started, 1)}
+        check_schema(content, "record", record)
+        partial_record.write_text(json.dumps(content, indent=1) + "\n")
+        partial_record.replace(record)
+        partial.replace(executed)
+    finally:
+        partial.unlink(missing_ok=True)
+        partial_record.unlink(missing_ok=True)
+    print(f"{name}: done in {content['seconds']:.0f} s, {executed.relative_to(ROOT)}", flush=True)
+    return executed
+
+
+def _execute(name: str, notebook: Path, target: Path, parameters: dict[str, Any]) -> None:
+    import papermill
+
+    # The kernels share the cores: one BLAS thread each, as many kernels as cores.
+    os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    # A GPU matrix product is bit-identical from run to run only with this set before CUDA starts.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    logging.getLogger("papermill").setLevel(logging.WARNING)
+    print(f"{name}: starts", flush=True)
+    try:
+        papermill.execute_notebook(
+            str(notebook.relative_to(ROOT)),
+            str(target),
+            parameters,
+            kernel_name="python3",
+            progress_bar=False,
+            stderr_file=Progress(name),
+        )
+    except papermill.PapermillExecutionError as error:
+        text = "\n".join(error.traceback)
+        if not sys.stderr.isatty():
+            text = re.sub(r"\x1b\[[0-9;]*m", "", text)
+        print(text, file=sys.stderr)
+        raise PressError(f"{name} failed at its cell {error.cell_index}: {error.ename}: {error.evalue}") from None

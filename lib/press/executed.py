@@ -1,0 +1,109 @@
+"""Sphinx extension: pages show executed chapters and computed verdicts, or the build stops.
+
+Each stripped notebook is swapped for its executed copy while Sphinx reads it. The directive `ledger` and the role
+`verdict` show what `_build/records/ledger.json` holds, so no result is typed into a page.
+"""
+
+import json
+from collections import Counter
+from functools import cache
+from typing import Any
+
+import nbformat
+from docutils import nodes
+from docutils.statemachine import StringList
+from sphinx.application import Sphinx
+from sphinx.errors import ExtensionError
+from sphinx.util.docutils import SphinxDirective, SphinxRole
+
+from press import EXECUTED, LEDGER, NOTEBOOKS, ROOT
+from press.cards import measured
+from press.ledger import Claim, load_claims
+
+THREADS = {"A": "one vector, many tokens", "B": "aligned or at chance", "C": "speaking into a frozen LLM"}
+
+
+def swap(app: Sphinx, docname: str, source: list[str]) -> None:
+    """Replace a chapter's source with its executed copy.
+
+    Raises:
+        ExtensionError: when the copy is missing, or was made from other code than the chapter now holds.
+    """
+    if not docname.startswith(f"{NOTEBOOKS.name}/"):
+        return
+    name = docname.split("/", 1)[1]
+    path = EXECUTED / f"{name}.ipynb"
+    if not path.is_file():
+        raise ExtensionError(f"{docname} has not been executed: run make book")
+    text = path.read_text(encoding="utf-8")
+    if code(nbformat.reads(text, 4)) != code(nbformat.reads(source[0], 4)):
+        raise ExtensionError(f"{path.relative_to(ROOT)} was made from other code than {docname} holds: run make book")
+    app.env.note_dependency(str(path))
+    source[0] = text
+
+
+def code(notebook: nbformat.NotebookNode) -> list[str]:
+    """The sources of all cells but the one papermill injects."""
+    return [
+        cell.source for cell in notebook.cells if "injected-parameters" not in cell.metadata.get("tags", [])
+    ]
+
+
+@cache
+def rows() -> dict[str, dict[str, Any]]:
+    """The ledger's rows by claim."""
+    if not LEDGER.is_file():
+        raise ExtensionError(f"{LEDGER.relative_to(ROOT)} is not there: run make book")
+    return {row["id"]: row for row in json.loads(LEDGER.read_text())}
+
+
+def word(claim: Claim) -> str:
+    """The claim's verdict in a word, or that it is still pending."""
+    return rows()[claim.id]["verdict"] if claim.id in rows() else "pending"
+
+
+class VerdictRole(SphinxRole):
+    """`` {verdict}`A1` ``: the word of a claim's verdict, as the run gave it."""
+
+    def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
+        claim = load_claims().get(self.text)
+        if claim is None:
+            message = self.inliner.reporter.error(f"no claim {self.text!r} in claims.yml", line=self.lineno)
+            return [], [message]
+        return [nodes.strong(text=word(claim))], []
+
+
+class LedgerDirective(SphinxDirective):
+    """Every claim with its verdict: a count, then one table for each thread."""
+
+    def run(self) -> list[nodes.Node]:
+        counts = Counter(word(claim) for claim in load_claims().values())
+        total = sum(counts.values())
+        lines = [f"Of {total} claims: {', '.join(f'{n} {w}' for w, n in counts.most_common())}.", ""]
+        for thread, name in THREADS.items():
+            lines += [f"## Thread {thread}: {name}", "", "````{list-table}", ":header-rows: 1", ":widths: 6 46 16 24 8", ""]
+            lines += ["* - id", "  - claim", "  - verdict", "  - observed", "  - n"]
+            for claim in load_claims().values():
+                if claim.id.startswith(thread):
+                    lines += self._row(claim)
+            lines += ["````", ""]
+        node = nodes.section()
+        node.document = self.state.document
+        self.state.nested_parse(StringList(lines, source=self.get_source_info()[0]), 0, node, match_titles=True)
+        return node.children
+
+    def _row(self, claim: Claim) -> list[str]:
+        row = rows().get(claim.id)
+        if row is None:
+            return [f"* - {claim.id}", f"  - {claim.statement}", "  - pending", "  - no experiment yet", "  -"]
+        seen = "" if row["observed"] is None else measured(row["observed"], row["interval"], claim.parts[0].unit)
+        link = f"{{ref}}`{row['verdict']} <verdict-{claim.id.lower()}>`"
+        return [f"* - {claim.id}", f"  - {claim.statement}", f"  - {link} ({row['strength']})", f"  - {seen}", f"  - {row['n']}"]
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Register with Sphinx."""
+    app.connect("source-read", swap)
+    app.add_directive("ledger", LedgerDirective)
+    app.add_role("verdict", VerdictRole())
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,72 @@
+"""A figure with a slider: it moves in the static page, and is drawn anew when a kernel is there."""
+
+import base64
+import io
+from collections.abc import Callable, Mapping, Sequence
+from html import escape
+from typing import Any
+
+import ipywidgets as widgets
+from IPython.display import HTML, display
+from matplotlib.figure import Figure
+
+# A frame: what is drawn at one position of the slider, and the same in words.
+Frame = tuple[Figure, str]
+
+
+class Explorer:
+    """Frames along one slider, drawn once, with choices that a live kernel may change.
+
+    The slider is linked to the frames in the page itself, so it moves without a kernel. Print and readers without
+    JavaScript see the middle frame instead.
+
+    Args:
+        name: what the slider moves, with its unit.
+        positions: label and value of each position.
+        frame: draws one position from its value and the chosen options.
+        choices: options by name, the first of each drawn first; the page hides these, a kernel shows them.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        positions: Mapping[str, Any],
+        frame: Callable[..., Frame],
+        choices: Mapping[str, Sequence[Any]] | None = None,
+    ):
+        self.name, self.positions, self.frame = name, positions, frame
+        self.menus = {k: widgets.Dropdown(options=v, description=k) for k, v in (choices or {}).items()}
+        self.slider = widgets.SelectionSlider(
+            options=list(positions),
+            description=name,
+            continuous_update=True,
+            layout=widgets.Layout(width="100%"),
+            style={"description_width": "initial"},
+        )
+        self.stack = widgets.Stack([widgets.HTML() for _ in positions], selected_index=0)
+        widgets.jslink((self.slider, "index"), (self.stack, "selected_index"))
+        for menu in self.menus.values():
+            menu.add_class("needs-kernel")
+            menu.observe(lambda _: self.draw(), names="value")
+        self.draw()
+
+    def draw(self) -> None:
+        """Draw every frame with the options now chosen."""
+        options = {name: menu.value for name, menu in self.menus.items()}
+        for child, value in zip(self.stack.children, self.positions.values(), strict=True):
+            child.value = image(*self.frame(value, **options))
+
+    def _ipython_display_(self) -> None:
+        still = self.stack.children[len(self.stack.children) // 2].value
+        display(HTML(f'<div class="explorer-still">{still}</div>'))
+        box = widgets.VBox([*self.menus.values(), self.slider, self.stack])
+        box.add_class("explorer")
+        display(box)
+
+
+def image(figure: Figure, alternative: str) -> str:
+    """A figure as an `img` element that carries its pixels and its alternative text."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    pixels = base64.b64encode(buffer.getvalue()).decode()
+    return f'<img alt="{escape(alternative, quote=True)}" src="data:image/png;base64,{pixels}">'

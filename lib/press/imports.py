@@ -1,0 +1,19 @@
+"""Which files of `lib` a script uses: what its run depends on."""
+
+from modulefinder import ModuleFinder
+from pathlib import Path
+
+from press import ROOT
+
+LIB = ROOT / "lib"
+
+
+def lib_files(script: Path, lib: Path = LIB) -> list[str]:
+    """The files below `lib` that `script` imports, directly or through one another, sorted, as seen from the root.
+
+    Only `lib` is searched: what a pinned package does is the business of the pins.
+    """
+    finder = ModuleFinder(path=[str(lib)])
+    finder.run_script(str(script))
+    files = {Path(m.__file__) for m in finder.modules.values() if m.__file__}
+    return sorted(str(f.relative_to(lib.parent)) for f in files if f.is_relative_to(lib) and f != script)

@@ -1,0 +1,59 @@
+"""Each chapter stands twice, as percent script and as notebook. Compare the two by content, and bring them together."""
+
+from pathlib import Path
+
+import jupytext
+import jupytext.combine
+import nbformat
+
+from press import NOTEBOOKS
+
+KEPT_METADATA = ("tags", "mystnb")
+
+
+def content(path: Path) -> list[tuple[str, str, str]]:
+    """Type, source and the metadata that matters of each cell: what a pair must agree on."""
+    cells = jupytext.read(path).cells
+    return [
+        (c.cell_type, c.source.strip(), repr([c.metadata.get(key) for key in KEPT_METADATA])) for c in cells
+    ]
+
+
+def differing(folder: Path = NOTEBOOKS) -> list[tuple[str, str]]:
+    """The chapters whose two halves differ, each with where they first do."""
+    found = []
+    for script in sorted(folder.glob("*.py")):
+        notebook = script.with_suffix(".ipynb")
+        if not notebook.is_file():
+            found.append((script.stem, "there is no notebook"))
+            continue
+        left, right = content(script), content(notebook)
+        if left != right:
+            first = next((i for i, (a, b) in enumerate(zip(left, right, strict=False)) if a != b), None)
+            where = f"cell {first}" if first is not None else f"{len(left)} cells against {len(right)}"
+            found.append((script.stem, where))
+    for notebook in sorted(folder.glob("*.ipynb")):
+        if not notebook.with_suffix(".py").is_file():
+            found.append((notebook.stem, "there is no script"))
+    return found
+
+
+def bring_together(folder: Path = NOTEBOOKS) -> None:
+    """Update the older half of each differing pair from the one edited last; stored outputs and cell ids stay."""
+    for name, where in differing(folder):
+        script, notebook = folder / f"{name}.py", folder / f"{name}.ipynb"
+        from_script = not notebook.is_file() or (
+            script.is_file() and script.stat().st_mtime >= notebook.stat().st_mtime
+        )
+        source, target = (script, notebook) if from_script else (notebook, script)
+        cells = jupytext.read(source)
+        if from_script:
+            cells.metadata.setdefault(
+                "kernelspec", {"display_name": "Python 3", "language": "python", "name": "python3"}
+            )
+            if notebook.is_file():
+                jupytext.combine.combine_inputs_with_outputs(cells, nbformat.read(notebook, 4), "py:percent")
+            nbformat.write(cells, target)
+        else:
+            jupytext.write(cells, target, fmt="py:percent")
+        print(f"{target.relative_to(folder.parent)} brought up to {source.name} ({where} differed)")

@@ -1,0 +1,167 @@
+"""Where a chapter's numbers come from: its settings checked before it starts, its record written when it ends."""
+
+import json
+import math
+import platform
+import subprocess
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from press import ROOT, PressError
+from press.ledger import Interval, Verdict, check_schema
+
+PROFILES = ("quick", "full")
+DEVICES = ("auto", "cpu", "cuda", "mps")
+PACKAGES = ("torch", "transformers", "numpy", "sacrebleu")
+
+
+def find_device(name: str) -> str:
+    """The device to run on; `auto` takes the GPU when there is one.
+
+    Raises:
+        PressError: for a name that is not known, or a device that is not there.
+    """
+    import torch
+
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name == "auto":
+        return "cuda" if there["cuda"] else "cpu"
+    if name not in there:
+        raise PressError(f"device {name!r} is unknown; choose from {', '.join(DEVICES)}")
+    if not there[name]:
+        raise PressError(f"device {name!r} is not on this machine; there is {', '.join(d for d in there if there[d])}")
+    return name
+
+
+def device_name(device: str) -> str:
+    """The device in words, for the record."""
+    if device == "cuda":
+        import torch
+
+        return f"cuda ({torch.cuda.get_device_name()})"
+    return f"{device} ({platform.machine()})"
+
+
+def commit() -> str:
+    """The commit the chapter ran from, with `+` behind it where files differ from it."""
+    try:
+        git = ["git", "-C", str(ROOT)]
+        head = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True)
+        dirty = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=True)
+        return head.stdout.strip() + ("+" if dirty.stdout.strip() else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+@dataclass
+class Run:
+    """One run of a chapter: what it was asked, and what it found."""
+
+    chapter: str
+    profile: str
+    seeds: int
+    device: str
+    out: str
+    size: Any
+    started: float = field(default_factory=time.monotonic)
+    verdicts: dict[str, Verdict] = field(default_factory=dict)
+    measurements: dict[str, Any] = field(default_factory=dict)
+
+    def note(self, verdict: Verdict) -> Verdict:
+        """Keep a verdict for the record; returns it, so that a cell shows its card."""
+        self.verdicts[verdict.claim.id] = verdict
+        return verdict
+
+    def measure(self, **values: float | Interval) -> None:
+        """Keep measured values that are no claim's but that other pages may show."""
+        self.measurements |= {name: _plain(value) for name, value in values.items()}
+
+    def verdict_lines(self) -> str:
+        """One line for each verdict: what the checked cell prints."""
+        return "\n".join(map(str, self.verdicts.values()))
+
+    def close(self) -> "Provenance":
+        """Write the record to `out` and show the chapter's provenance."""
+        record = {
+            "chapter": self.chapter,
+            "profile": self.profile,
+            "device": device_name(self.device),
+            "seeds": self.seeds,
+            "seconds": round(time.monotonic() - self.started, 1),
+            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+            "commit": commit(),
+            "versions": {"python": platform.python_version()} | {p: version(p) for p in PACKAGES},
+            "verdicts": [v.record() for v in self.verdicts.values()],
+            "measurements": self.measurements,
+        }
+        path = ROOT / (self.out or "record.json")
+        check_schema(record, "record", path)
+        if self.out:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
+        return Provenance(record)
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """A record's settings, shown as a table."""
+
+    record: Mapping[str, Any]
+
+    def _repr_markdown_(self) -> str:
+        r = self.record
+        versions = ", ".join(f"{name} {number}" for name, number in r["versions"].items())
+        rows = {
+            "profile": r["profile"],
+            "device": r["device"],
+            "seeds": r["seeds"],
+            "duration": f"{r['seconds']:.0f} s",
+            "finished": r["finished"],
+            "commit": r["commit"],
+            "versions": versions,
+        }
+        return "| provenance | |\n|---|---|\n" + "\n".join(f"| {k} | {v} |" for k, v in rows.items())
+
+
+def begin(
+    chapter: str,
+    sizes: Mapping[str, Any],
+    *,
+    profile: str,
+    seeds: int,
+    device: str,
+    out: str,
+    least: int = 2,
+) -> Run:
+    """Check a chapter's settings before anything runs.
+
+    Args:
+        chapter: the chapter's name, as its file's.
+        sizes: what each profile means here; each has a field `seeds`.
+        profile, seeds, device, out: the chapter's parameters; `seeds = 0` takes the profile's own number.
+        least: the fewest seeds from which the chapter can give an interval.
+
+    Raises:
+        PressError: for an impossible value, naming what is allowed.
+    """
+    if profile not in sizes:
+        raise PressError(f"profile {profile!r} is unknown; choose from {', '.join(sizes)}")
+    size = sizes[profile]
+    if isinstance(seeds, bool) or not isinstance(seeds, int) or not (seeds == 0 or seeds >= least):
+        raise PressError(f"seeds is {seeds!r}; give a whole number of at least {least}, or 0 for the profile's own")
+    if out and not out.endswith(".json"):
+        raise PressError(f"out is {out!r}; give a path that ends in .json, or nothing")
+    return Run(chapter, profile, seeds or size.seeds, find_device(device), out, size)
+
+
+def _plain(value: float | Interval) -> Any:
+    if isinstance(value, Interval):
+        return {"mean": value.mean, "low": value.low, "high": value.high, "n": value.n}
+    if not math.isfinite(value):
+        raise PressError(f"a measurement must be finite, not {value}")
+    return float(value)
