@@ -117,7 +117,7 @@ class Verdict:
             "interval": list(head.interval) if head and head.interval else None,
             "n": head.n if head else 0,
             "criterion": self.claim.digest,
-            "parts": [asdict(p) for p in self.parts],
+            "parts": [asdict(p) | {"interval": list(p.interval) if p.interval else None} for p in self.parts],
         }
         return row | ({"why": self.why} if self.why else {})
 

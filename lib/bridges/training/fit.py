@@ -45,7 +45,7 @@ def fit(
         FloatingPointError: when the loss is not finite, naming the step.
     """
     trained = [p for p in parameters if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=settings.lr, weight_decay=settings.weight_decay)
+    optimizer = torch.optim.AdamW(trained, lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, settings.rate)
     batches = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
