@@ -9,6 +9,8 @@ SNAKEMAKE = $(BIN)/snakemake --snakefile workflow/Snakefile --cores $(CORES) --c
 export OMP_NUM_THREADS := 1
 export OPENBLAS_NUM_THREADS := 1
 export MKL_NUM_THREADS := 1
+# Several bars at once share the terminal: let each speak every few seconds.
+export TQDM_MININTERVAL := 3
 
 .PHONY: book test chapter ledger reference pair lab serve pdf clean check-python
 

@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from transformers.utils.logging import disable_progress_bar
+
 from bridges.training.pretrain import RECIPES, small_host
 
 
@@ -16,6 +18,7 @@ def main() -> None:
     host.add_argument("--cache", type=Path, required=True, help="folder that keeps pretrained hosts")
     host.add_argument("--device", default="cpu", help="torch device, such as cpu or cuda")
     options = parser.parse_args()
+    disable_progress_bar()  # transformers' own, for files that are read in milliseconds
     small_host(options.family, options.size, options.cache, options.device)
     print(f"{options.cache / f'{options.family}-{options.size}'} is ready")
 

@@ -11,11 +11,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from traitlets.config import Config
+
 from press import BUILD, EXECUTED, NOTEBOOKS, RECORDS, ROOT, PressError
 from press.ledger import check_schema
 from press.provenance import find_device
 
 SILENT_SECONDS = 5.0
+# Kernel and runner share a machine: a socket file serves them, and is open to no other user as a port would be.
+IPC = Config({"KernelManager": {"transport": "ipc"}})
 
 
 class Progress:
@@ -132,6 +136,7 @@ def _execute(name: str, notebook: Path, target: Path, parameters: dict[str, Any]
             parameters,
             kernel_name="python3",
             progress_bar=False,
+            config=IPC,
             stderr_file=Progress(name),
         )
     except papermill.PapermillExecutionError as error:

@@ -50,7 +50,7 @@ def fit(
     batches = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
     losses: list[float] = []
-    for step in tqdm(range(settings.steps), desc=describe, leave=False, mininterval=1):
+    for step in tqdm(range(settings.steps), desc=describe, leave=False):
         loss = batch_loss(torch.randint(samples, (settings.batch,), generator=batches))
         if not torch.isfinite(loss):
             raise FloatingPointError(
