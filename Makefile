@@ -14,8 +14,7 @@ export TQDM_MININTERVAL := 3
 
 .PHONY: book test chapter ledger reference pair lab serve pdf clean check-python
 
-book: .venv/book.stamp
-	@$(BIN)/python -m press pair
+book: _build/pairs.stamp
 	@$(SNAKEMAKE)
 	@$(BIN)/python -m press report
 
@@ -28,8 +27,7 @@ test: .venv/test.stamp
 	$(BIN)/pytest
 
 # One chapter with other parameters, kept apart from the book: make chapter C=02_encoder_bypass ARGS="-p seeds 8"
-chapter: .venv/book.stamp
-	@$(BIN)/python -m press pair
+chapter: _build/pairs.stamp
 	@$(BIN)/python -m press chapter $(C) $(ARGS)
 
 ledger: .venv/book.stamp
@@ -38,14 +36,17 @@ ledger: .venv/book.stamp
 reference: .venv/book.stamp
 	@$(BIN)/python -m press reference
 
-pair: .venv/book.stamp
-	@$(BIN)/python -m press pair
+pair: _build/pairs.stamp
 
 lab: .venv/book.stamp
 	$(BIN)/jupyter lab --ip=127.0.0.1 notebooks
 
 serve: book
 	$(BIN)/python -m http.server --bind 127.0.0.1 --directory _build/html 8000
+
+_build/pairs.stamp: .venv/book.stamp $(wildcard notebooks/*.py notebooks/*.ipynb)
+	@$(BIN)/python -m press pair
+	@mkdir -p _build && touch $@
 
 clean:
 	rm -rf _build .snakemake

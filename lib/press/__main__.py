@@ -6,7 +6,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from press import BUILD, LEDGER, RECORDS, REFERENCE, ROOT, PressError, chapter, ledger, pairs
+from press import BUILD, LEDGER, RECORDS, REFERENCE, ROOT, PressError, chapter, ledger
 
 
 def main() -> int:
@@ -17,7 +17,12 @@ def main() -> int:
     run.add_argument("name", nargs="?", default="", help="the chapter's file name without its ending")
     run.add_argument("--book", action="store_true", help="put the result in the book, not in _build/runs")
     run.add_argument(
-        "-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="a parameter of the chapter"
+        "-p",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("NAME", "VALUE"),
+        help="a parameter of the chapter",
     )
     pair = commands.add_parser("pair", help="bring scripts and notebooks together, the last edited leading")
     pair.add_argument("--check", action="store_true", help="only say which pairs differ")
@@ -43,6 +48,8 @@ def _chapter(options: argparse.Namespace) -> int:
 
 
 def _pair(options: argparse.Namespace) -> int:
+    from press import pairs  # its imports take two seconds that the other commands need not wait
+
     if not options.check:
         pairs.bring_together()
         return 0

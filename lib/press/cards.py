@@ -1,11 +1,13 @@
 """How a verdict looks: the card in a chapter, and the numbers in it."""
 
 import math
+import re
 from html import escape
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from press.ledger import Measured, Part, Verdict
+    from press.claims import Claim, Part
+    from press.ledger import Verdict
 
 SYMBOLS = {">": "&gt;", ">=": "≥", "<": "&lt;", "<=": "≤", "==": "=", "!=": "≠"}
 
@@ -35,28 +37,34 @@ def threshold(part: "Part") -> str:
 
 
 def card(verdict: "Verdict") -> str:
-    """The verdict's card: claim, the log's figures, each part's criterion and observation, and the word."""
+    """The verdict's card: the word, the claim, and for each part what was measured against which line."""
     claim = verdict.claim
-    figures = "; ".join(f"{escape(k)}: {escape(str(v))}" for k, v in claim.figures.items())
     criteria = {part.metric: part for part in claim.parts}
-    rows = "".join(_row(criteria[m.metric], m) for m in verdict.parts)
-    table = (
-        "<table><thead><tr><th>what was measured</th><th>the log is right if</th><th>observed</th><th>n</th>"
-        f"<th>so</th></tr></thead><tbody>{rows}</tbody></table>"
+    parts = "".join(
+        f"<li>{prose(criteria[seen.metric].reads)}. The log is right if this is {threshold(criteria[seen.metric])}."
+        f" <strong>Observed: {escape(measured(seen.observed, seen.interval, criteria[seen.metric].unit))}</strong>,"
+        f" n&nbsp;=&nbsp;{seen.n}: {seen.verdict}.</li>"
+        for seen in verdict.parts
     )
-    return (
-        f'<div class="verdict" data-verdict="{escape(verdict.verdict)}">'
-        f'<p class="verdict-word"><strong>{claim.id}: {escape(verdict.verdict)}</strong> ({claim.strength})</p>'
-        f"<p>{escape(claim.statement)}</p>"
-        + (f'<p class="verdict-log">The log: {figures}.</p>' if figures else "")
-        + (f"<p>{escape(verdict.why)}</p>" if verdict.why else table)
-        + "</div>"
-    )
+    head = f"<strong>{claim.id}: {escape(verdict.verdict)}</strong> ({claim.strength})"
+    return _box(verdict.verdict, head, claim, f"<p>{prose(verdict.why)}</p>" if verdict.why else f"<ul>{parts}</ul>")
 
 
-def _row(part: "Part", seen: "Measured") -> str:
-    observed = escape(measured(seen.observed, seen.interval, part.unit))
-    return (
-        f"<tr><td>{escape(part.reads)}</td><td>{threshold(part)}</td><td>{observed}</td><td>{seen.n}</td>"
-        f"<td>{seen.verdict}</td></tr>"
-    )
+def claim_card(claim: "Claim") -> str:
+    """The claim's card before any run: what is said, the log's figures, and the criterion."""
+    parts = "".join(f"<li>{prose(p.reads)}: {threshold(p)} {escape(p.unit)}.</li>" for p in claim.parts)
+    criterion = f"<p>The log is right if ({claim.strength}):</p><ul>{parts}</ul>"
+    return _box("claim", f"<strong>Claim {claim.id}</strong>", claim, criterion)
+
+
+def prose(text: str) -> str:
+    """Escape a sentence for HTML, with `code` marked as such and a capital to begin with."""
+    marked = re.sub("`([^`]+)`", r"<code>\1</code>", escape(text.strip().rstrip(".")))
+    return marked[:1].upper() + marked[1:]
+
+
+def _box(kind: str, head: str, claim: "Claim", body: str) -> str:
+    figures = "; ".join(f"{escape(k)}: {escape(str(v))}" for k, v in claim.figures.items())
+    log = f"<p>In the log: {figures}.</p>" if figures else ""
+    inner = f"<p>{head}</p><p>{prose(claim.statement)}.</p>{log}{body}"
+    return f'<div class="verdict" data-verdict="{escape(kind)}">{inner}</div>'

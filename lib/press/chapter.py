@@ -14,7 +14,7 @@ from typing import Any
 from traitlets.config import Config
 
 from press import BUILD, EXECUTED, NOTEBOOKS, RECORDS, ROOT, PressError
-from press.ledger import check_schema
+from press.claims import check_schema
 from press.provenance import find_device
 
 SILENT_SECONDS = 5.0

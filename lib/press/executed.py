@@ -18,7 +18,7 @@ from sphinx.util.docutils import SphinxDirective, SphinxRole
 
 from press import EXECUTED, LEDGER, NOTEBOOKS, ROOT
 from press.cards import measured
-from press.ledger import Claim, load_claims
+from press.claims import Claim, load_claims
 
 THREADS = {"A": "one vector, many tokens", "B": "aligned or at chance", "C": "speaking into a frozen LLM"}
 
@@ -39,14 +39,16 @@ def swap(app: Sphinx, docname: str, source: list[str]) -> None:
     if code(nbformat.reads(text, 4)) != code(nbformat.reads(source[0], 4)):
         raise ExtensionError(f"{path.relative_to(ROOT)} was made from other code than {docname} holds: run make book")
     app.env.note_dependency(str(path))
-    source[0] = text
+    notebook = nbformat.reads(text, 4)
+    for cell in notebook.cells:
+        if "injected-parameters" in cell.metadata.get("tags", []):
+            cell.metadata["tags"] += ["remove-cell"]  # the provenance at the chapter's end says it in words
+    source[0] = nbformat.writes(notebook)
 
 
 def code(notebook: nbformat.NotebookNode) -> list[str]:
     """The sources of all cells but the one papermill injects."""
-    return [
-        cell.source for cell in notebook.cells if "injected-parameters" not in cell.metadata.get("tags", [])
-    ]
+    return [cell.source for cell in notebook.cells if "injected-parameters" not in cell.metadata.get("tags", [])]
 
 
 @cache
@@ -81,7 +83,14 @@ class LedgerDirective(SphinxDirective):
         total = sum(counts.values())
         lines = [f"Of {total} claims: {', '.join(f'{n} {w}' for w, n in counts.most_common())}.", ""]
         for thread, name in THREADS.items():
-            lines += [f"## Thread {thread}: {name}", "", "````{list-table}", ":header-rows: 1", ":widths: 6 46 16 24 8", ""]
+            lines += [
+                f"## Thread {thread}: {name}",
+                "",
+                "````{list-table}",
+                ":header-rows: 1",
+                ":widths: 6 46 16 24 8",
+                "",
+            ]
             lines += ["* - id", "  - claim", "  - verdict", "  - observed", "  - n"]
             for claim in load_claims().values():
                 if claim.id.startswith(thread):
@@ -95,10 +104,22 @@ class LedgerDirective(SphinxDirective):
     def _row(self, claim: Claim) -> list[str]:
         row = rows().get(claim.id)
         if row is None:
-            return [f"* - {claim.id}", f"  - {claim.statement}", "  - pending", "  - no experiment yet", "  -"]
+            return [
+                f"* - {claim.id}",
+                f"  - {claim.statement}",
+                "  - pending",
+                "  - no experiment yet",
+                "  -",
+            ]
         seen = "" if row["observed"] is None else measured(row["observed"], row["interval"], claim.parts[0].unit)
         link = f"{{ref}}`{row['verdict']} <verdict-{claim.id.lower()}>`"
-        return [f"* - {claim.id}", f"  - {claim.statement}", f"  - {link} ({row['strength']})", f"  - {seen}", f"  - {row['n']}"]
+        return [
+            f"* - {claim.id}",
+            f"  - {claim.statement}",
+            f"  - {link} ({row['strength']})",
+            f"  - {seen}",
+            f"  - {row['n']}",
+        ]
 
 
 def setup(app: Sphinx) -> dict[str, Any]:

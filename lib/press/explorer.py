@@ -39,7 +39,7 @@ class Explorer:
         self.slider = widgets.SelectionSlider(
             options=list(positions),
             description=name,
-            continuous_update=True,
+            tooltip=name,  # without one the label's title reads "null"
             layout=widgets.Layout(width="100%"),
             style={"description_width": "initial"},
         )
@@ -58,7 +58,8 @@ class Explorer:
 
     def _ipython_display_(self) -> None:
         still = self.stack.children[len(self.stack.children) // 2].value
-        display(HTML(f'<div class="explorer-still">{still}</div>'))
+        # Hidden in its own markup, so that JupyterLab shows the widget alone; the book's style sheet shows it in print.
+        display(HTML(f'<div class="explorer-still" style="display: none">{still}</div>'))
         box = widgets.VBox([*self.menus.values(), self.slider, self.stack])
         box.add_class("explorer")
         display(box)
@@ -69,4 +70,9 @@ def image(figure: Figure, alternative: str) -> str:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     pixels = base64.b64encode(buffer.getvalue()).decode()
-    return f'<img alt="{escape(alternative, quote=True)}" src="data:image/png;base64,{pixels}">'
+    # With its size known beforehand the page does not jump from frame to frame.
+    width, height = (round(100 * inches) for inches in figure.get_size_inches())
+    return (
+        f'<img alt="{escape(alternative, quote=True)}" width="{width}" height="{height}"'
+        f' src="data:image/png;base64,{pixels}">'
+    )

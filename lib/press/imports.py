@@ -15,5 +15,6 @@ def lib_files(script: Path, lib: Path = LIB) -> list[str]:
     """
     finder = ModuleFinder(path=[str(lib)])
     finder.run_script(str(script))
-    files = {Path(m.__file__) for m in finder.modules.values() if m.__file__}
+    named = (getattr(module, "__file__", None) for module in finder.modules.values())
+    files = {Path(name) for name in named if name}
     return sorted(str(f.relative_to(lib.parent)) for f in files if f.is_relative_to(lib) and f != script)

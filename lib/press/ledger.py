@@ -1,27 +1,13 @@
-"""The ledger: criteria written beforehand, verdicts computed from them, and the rules that keep both honest."""
+"""The ledger: verdicts computed from the claims' criteria, and the rules that keep both honest."""
 
-import hashlib
 import json
-import operator
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-import jsonschema
-import yaml
-
 from press import CLAIMS, NOTEBOOKS, PressError
-
-COMPARISONS: dict[str, Callable[[float, float], bool]] = {
-    ">": operator.gt,
-    ">=": operator.ge,
-    "<": operator.lt,
-    "<=": operator.le,
-    "==": operator.eq,
-    "!=": operator.ne,
-}
+from press.claims import Claim, Part, check_schema, load_claims
 
 
 @runtime_checkable
@@ -36,51 +22,6 @@ class Interval(Protocol):
     def high(self) -> float: ...
     @property
     def n(self) -> int: ...
-
-
-@dataclass(frozen=True)
-class Part:
-    """One measured quantity and the comparison under which the log would be right."""
-
-    metric: str
-    reads: str
-    comparison: str
-    threshold: float | tuple[float, float]
-    unit: str
-    strength: str
-
-    def holds(self, low: float, high: float) -> tuple[bool, bool]:
-        """Whether the comparison holds for every value from `low` to `high`, and whether it holds for any."""
-        if isinstance(self.threshold, tuple):
-            bottom, top = self.threshold
-            return bottom <= low and high <= top, low <= top and bottom <= high
-        if self.comparison in ("==", "!="):
-            point = low == high == self.threshold
-            inside = low <= self.threshold <= high
-            return (point, inside) if self.comparison == "==" else (not inside, not point)
-        test = COMPARISONS[self.comparison]
-        ends = test(low, self.threshold), test(high, self.threshold)
-        return all(ends), any(ends)
-
-
-@dataclass(frozen=True)
-class Claim:
-    """One row of `book/claims.yml`."""
-
-    id: str
-    sources: tuple[str, ...]
-    statement: str
-    figures: dict[str, float | str]
-    strength: str
-    parts: tuple[Part, ...]
-    chapter: str
-    pending: bool
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of the criterion, kept with every verdict so that a criterion bent afterwards is noticed."""
-        criterion = {"strength": self.strength, "parts": [asdict(p) for p in self.parts]}
-        return hashlib.sha256(json.dumps(criterion, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -127,47 +68,6 @@ class Verdict:
         return card(self)
 
 
-@cache
-def load_claims(path: Path = CLAIMS) -> dict[str, Claim]:
-    """The claims by id, in the file's order.
-
-    Raises:
-        PressError: when the file breaks its schema, names an unknown source or gives an id twice.
-    """
-    text = yaml.safe_load(path.read_text(encoding="utf-8"))
-    check_schema(text, "claims", path)
-    claims: dict[str, Claim] = {}
-    for entry in text["claims"]:
-        where = f"{path.name}, claim {entry['id']}"
-        if entry["id"] in claims:
-            raise PressError(f"{where}: the id stands twice")
-        unknown = set(entry["sources"]) - set(text["sources"])
-        if unknown:
-            raise PressError(f"{where}: unknown source {', '.join(sorted(unknown))}")
-        criterion = entry.pop("criterion")
-        parts = []
-        for part in criterion["parts"]:
-            if (part["comparison"] == "between") != isinstance(part["threshold"], list):
-                raise PressError(f"{where}, {part['metric']}: 'between' takes two thresholds, the others one")
-            threshold = part["threshold"]
-            part["threshold"] = tuple(threshold) if isinstance(threshold, list) else threshold
-            parts.append(Part(**{"strength": criterion["strength"], **part}))
-        claims[entry["id"]] = Claim(
-            **(entry | {"sources": tuple(entry["sources"]), "pending": entry.get("pending", False)}),
-            strength=criterion["strength"],
-            parts=tuple(parts),
-        )
-    return claims
-
-
-def check_schema(value: Any, name: str, where: Path) -> None:
-    """Raise a PressError naming the place when `value` does not fit `press/NAME.schema.json`."""
-    schema = json.loads(Path(__file__).with_name(f"{name}.schema.json").read_text())
-    error = jsonschema.exceptions.best_match(jsonschema.Draft202012Validator(schema).iter_errors(value))
-    if error is not None:
-        raise PressError(f"{where.name}: at {error.json_path}: {error.message}")
-
-
 def judge(
     claim_id: str,
     observed: float | Interval | Mapping[str, float | Interval] | None = None,
@@ -204,10 +104,7 @@ def judge(
         )
     parts = tuple(_measure(claim, part, values[part.metric], n) for part in claim.parts)
     words = {part.verdict for part in parts}
-    if len(words) == 1:
-        word = words.pop()
-    else:
-        word = "partly" if "confirmed" in words else "not reproduced"
+    word = words.pop() if len(words) == 1 else "partly" if "confirmed" in words else "not reproduced"
     return Verdict(claim, word, parts)
 
 
@@ -256,7 +153,8 @@ def collect(records: Iterable[Path], claims: Path = CLAIMS, notebooks: Path = NO
     for claim in known.values():
         if claim.id not in rows and not claim.pending:
             raise PressError(
-                f"{claim.id} has no verdict: judge it in notebooks/{claim.chapter}.py or mark it pending in {claims.name}"
+                f"{claim.id} has no verdict: judge it in notebooks/{claim.chapter}.py, or mark it pending in"
+                f" {claims.name}"
             )
         if not claim.pending and not (notebooks / f"{claim.chapter}.py").is_file():
             raise PressError(f"{claim.id} names the chapter {claim.chapter}, which is not in {notebooks.name}")
@@ -276,7 +174,7 @@ def check_verdict(verdict: Mapping[str, Any], claim: Claim | None, where: Path) 
 
 
 def check_references(folder: Path, claims: Path = CLAIMS) -> None:
-    """Hold the committed reference records against today's criteria: they are what a bent criterion shows up against."""
+    """Hold the committed reference records against today's criteria, so that a bent one shows."""
     known = load_claims(claims)
     for path in sorted(folder.glob("*.json")):
         record = json.loads(path.read_text())

@@ -14,9 +14,7 @@ KEPT_METADATA = ("tags", "mystnb")
 def content(path: Path) -> list[tuple[str, str, str]]:
     """Type, source and the metadata that matters of each cell: what a pair must agree on."""
     cells = jupytext.read(path).cells
-    return [
-        (c.cell_type, c.source.strip(), repr([c.metadata.get(key) for key in KEPT_METADATA])) for c in cells
-    ]
+    return [(c.cell_type, c.source.strip(), repr([c.metadata.get(key) for key in KEPT_METADATA])) for c in cells]
 
 
 def differing(folder: Path = NOTEBOOKS) -> list[tuple[str, str]]:

@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 from press import ROOT, PressError
-from press.ledger import Interval, Verdict, check_schema
+from press.claims import check_schema
+from press.ledger import Interval, Verdict
 
 PROFILES = ("quick", "full")
 DEVICES = ("auto", "cpu", "cuda", "mps")

@@ -31,9 +31,7 @@ def pages_with_explorers(page: Page, site: str, pages: list[str]) -> Iterator[st
             yield path
 
 
-def test_pages_ask_only_their_own_site_and_raise_nothing(
-    page: Page, site: str, pages: list[str]
-) -> None:
+def test_pages_ask_only_their_own_site_and_raise_nothing(page: Page, site: str, pages: list[str]) -> None:
     complaints: list[str] = []
 
     def complain(what: str) -> None:
@@ -45,10 +43,7 @@ def test_pages_ask_only_their_own_site_and_raise_nothing(
     page.on("response", lambda got: got.status >= 400 and complain(f"{got.status} {got.url}"))
     page.on(
         "request",
-        lambda request: (
-            request.url.startswith((site, "data:", "blob:"))
-            or complain(f"asked for {request.url[:200]}")
-        ),
+        lambda request: request.url.startswith((site, "data:", "blob:")) or complain(f"asked for {request.url[:200]}"),
     )
     for path in pages:
         read(page, site + path)

@@ -96,9 +96,7 @@ def load(name: str) -> PreTrainedModel:
         ) from error
 
 
-def route_inputs(
-    host: PreTrainedModel, tokens: Float[Tensor, "batch tokens dim"], route: Route
-) -> dict[str, Any]:
+def route_inputs(host: PreTrainedModel, tokens: Float[Tensor, "batch tokens dim"], route: Route) -> dict[str, Any]:
     """Keyword arguments that hand a connector's tokens to the host: what the log changed, and what it meant."""
     if route == "inputs_embeds":  # the log's first version, said to bypass the encoder
         return {"inputs_embeds": tokens}
@@ -125,24 +123,20 @@ def route_logits(
 class VectorToText(nn.Module):
     """A connector from one vector to tokens, and a host that reads the tokens by one of the three routes."""
 
+    host: Any  # a PreTrainedModel that generates, which its class does not say
+
     def __init__(self, connector: nn.Module, host: PreTrainedModel, route: Route):
         super().__init__()
         self.connector, self.host, self.route = connector, host, route
 
-    def forward(
-        self, vectors: Float[Tensor, "batch width"], labels: Int[Tensor, "batch length"]
-    ) -> Float[Tensor, ""]:
+    def forward(self, vectors: Float[Tensor, "batch width"], labels: Int[Tensor, "batch length"]) -> Float[Tensor, ""]:
         """Cross-entropy of the labels in nats per token, positions labelled -100 left out."""
         return self.host(**self._inputs(vectors), labels=labels).loss
 
     @torch.no_grad()
-    def generate(
-        self, vectors: Float[Tensor, "batch width"], max_new_tokens: int = 24
-    ) -> Int[Tensor, "batch length"]:
+    def generate(self, vectors: Float[Tensor, "batch width"], max_new_tokens: int = 24) -> Int[Tensor, "batch length"]:
         """Greedy decoding."""
-        return self.host.generate(
-            **self._inputs(vectors), max_new_tokens=max_new_tokens, do_sample=False, num_beams=1
-        )
+        return self.host.generate(**self._inputs(vectors), max_new_tokens=max_new_tokens, do_sample=False, num_beams=1)
 
     def _inputs(self, vectors: Tensor) -> dict[str, Any]:
         return route_inputs(self.host, self.connector(vectors), self.route)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
-from scipy.stats import t as student
+from scipy.special import stdtrit
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Estimate:
     n: int
 
     def __str__(self) -> str:
-        return f"{self.mean:.3g} [{self.low:.3g}, {self.high:.3g}], n = {self.n}"
+        return f"{self.mean:.3g} [{self.low:.3g}, {self.high:.3g}]"
 
 
 def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Estimate:
@@ -32,5 +32,5 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Estimate
     if not all(math.isfinite(v) for v in values):
         raise ValueError(f"values must be finite to have a mean: {list(values)}")
     mean, n = fmean(values), len(values)
-    half = float(student.ppf((1 + confidence) / 2, n - 1)) * stdev(values) / math.sqrt(n)
+    half = float(stdtrit(n - 1, (1 + confidence) / 2)) * stdev(values) / math.sqrt(n)
     return Estimate(mean, mean - half, mean + half, n)

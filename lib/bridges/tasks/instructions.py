@@ -64,9 +64,7 @@ ACTIONS = {
     "tie": "the rope|a knot|your shoes",
     "wash": "the car|a dog|your hands",
 }
-VERB_OBJECTS = tuple(
-    f"{verb} {noun}" for verb, nouns in ACTIONS.items() for noun in nouns.split("|")
-)
+VERB_OBJECTS = tuple(f"{verb} {noun}" for verb, nouns in ACTIONS.items() for noun in nouns.split("|"))
 TAILS = (
     "",
     "very slowly",
@@ -138,9 +136,7 @@ def labels(texts: Sequence[str], words: PreTrainedTokenizerFast) -> Tensor:
     return batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
 
 
-def sentence_vectors(
-    texts: Iterable[str], width: int = 256, seed: int = 0
-) -> Float[Tensor, "batch width"]:
+def sentence_vectors(texts: Iterable[str], width: int = 256, seed: int = 0) -> Float[Tensor, "batch width"]:
     """One unit-norm vector for each sentence, as a sentence encoder gives: linear in its words, aware of their order.
 
     Each word has a fixed Gaussian vector and each position a fixed sign pattern; the vector is the sum of their
@@ -159,9 +155,6 @@ def sentence_vectors(
             spellings[word] = np.random.default_rng([seed, *word.encode()]).standard_normal(width)
         return spellings[word]
 
-    sums = [
-        np.sum([spelling(w) * position(i) for i, w in enumerate(text.split())], axis=0)
-        for text in texts
-    ]
+    sums = [np.sum([spelling(w) * position(i) for i, w in enumerate(text.split())], axis=0) for text in texts]
     vectors = torch.tensor(np.stack(sums), dtype=torch.float32)
     return vectors / vectors.norm(dim=1, keepdim=True)

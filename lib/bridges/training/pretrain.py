@@ -41,6 +41,7 @@ def denoise(host: PreTrainedModel, settings: FitSettings, device: str, describe:
             labels=target[rows],
         ).loss
 
+    host.to(device)  # type: ignore[arg-type]
     fit(host.train().parameters(), batch_loss, len(target), settings, seed=0, describe=describe)
     host.eval()
 
@@ -56,10 +57,11 @@ def small_host(family: str, size: str, cache: Path, device: str = "cpu") -> PreT
     if fault:
         print(f"pretraining {folder.name} ({fault})", flush=True)
         torch.manual_seed(0)
-        host = seq2seq.build(family, size, instructions.tokenizer()).to(device)
+        host = seq2seq.build(family, size, instructions.tokenizer())
         denoise(host, RECIPES[size], device, f"pretraining {folder.name}")
         _save(host, folder, recipe)
-    return seq2seq.load(str(folder)).to(device).eval()
+    host = seq2seq.load(str(folder)).eval()
+    return host.to(device)  # type: ignore[arg-type]  # transformers wraps nn.Module.to
 
 
 def _save(host: PreTrainedModel, folder: Path, recipe: dict[str, object]) -> None:
