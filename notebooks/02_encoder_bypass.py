@@ -112,6 +112,7 @@ axes.set(
     xlabel="BLEU (%)",
 )
 axes.invert_yaxis()
+plt.show()
 
 # %% [markdown]
 # ## Claim
@@ -312,7 +313,7 @@ for axes, family in zip(panels, hosts, strict=True):
     axes.set(title=f"{family.upper()}, {run.seeds} seeds", xlabel="training step")
 panels[0].set_ylabel("loss (nats per token)")
 panels[1].legend()
-
+plt.show()
 
 # %% [markdown]
 # Are the two curves equal, or only close? Here every step of every seed is compared, and with it what the trained models
@@ -453,6 +454,8 @@ axes.set(
 axes.set_xlabel(
     "cost of leaving the encoder out (nats per token); left of zero the bypass is better"
 )
+plt.show()
+
 # %% [markdown]
 # The log's second opinion, that the encoder should stay out, is therefore not absurd; but it is no law either, and it was
 # never tested, because the encoder had been in all along.

@@ -61,7 +61,7 @@ def small_host(family: str, size: str, cache: Path, device: str = "cpu") -> PreT
         denoise(host, RECIPES[size], device, f"pretraining {folder.name}")
         _save(host, folder, recipe)
     host = seq2seq.load(str(folder)).eval()
-    return host.to(device)  # type: ignore[arg-type]  # transformers wraps nn.Module.to
+    return host.to(device)
 
 
 def _save(host: PreTrainedModel, folder: Path, recipe: dict[str, object]) -> None:
