@@ -526,8 +526,8 @@ Markdown(
 )
 
 # %% [markdown]
-# This shows a cause that suffices; it does not prove that it was the log's. At this budget a low rate is a large part of
-# it, and which part is which is taken apart in a later chapter (claims A2 and A10 in [the ledger](../book/ledger.md)).
+# This is a cause that suffices; it does not prove that it was the log's. How much of it is the scale and how much the rate
+# is for a later chapter (claims A2 and A10 in [the ledger](../book/ledger.md)).
 #
 # ## Tweak it
 #

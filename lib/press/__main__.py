@@ -26,6 +26,8 @@ def main() -> int:
     )
     pair = commands.add_parser("pair", help="bring scripts and notebooks together, the last edited leading")
     pair.add_argument("--check", action="store_true", help="only say which pairs differ")
+    keep = commands.add_parser("keep", help="store a chapter's checked outputs, against which nbval tests it")
+    keep.add_argument("name")
     table = commands.add_parser("ledger", help="print the verdicts")
     table.add_argument("--collect", action="store_true", help="check all records and write the ledger from them")
     commands.add_parser("reference", help="keep today's records in book/reference, to be committed")
@@ -57,6 +59,13 @@ def _pair(options: argparse.Namespace) -> int:
     for name, where in found:
         print(f"notebooks/{name}.py and its .ipynb differ ({where}): run make pair", file=sys.stderr)
     return 1 if found else 0
+
+
+def _keep(options: argparse.Namespace) -> int:
+    from press import pairs
+
+    print(f"{pairs.keep_verdicts(options.name)} checked output kept in notebooks/{options.name}.ipynb")
+    return 0
 
 
 def _ledger(options: argparse.Namespace) -> int:

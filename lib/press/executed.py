@@ -20,8 +20,6 @@ from press import EXECUTED, LEDGER, NOTEBOOKS, ROOT
 from press.cards import measured
 from press.claims import Claim, load_claims
 
-THREADS = {"A": "one vector, many tokens", "B": "aligned or at chance", "C": "speaking into a frozen LLM"}
-
 
 def swap(app: Sphinx, docname: str, source: list[str]) -> None:
     """Replace a chapter's source with its executed copy.
@@ -76,29 +74,23 @@ class VerdictRole(SphinxRole):
 
 
 class LedgerDirective(SphinxDirective):
-    """Every claim with its verdict: a count, then one table for each thread."""
+    """`ledger` alone counts the verdicts; `ledger` with a thread's letter lists its claims."""
+
+    optional_arguments = 1
 
     def run(self) -> list[nodes.Node]:
-        counts = Counter(word(claim) for claim in load_claims().values())
-        total = sum(counts.values())
-        lines = [f"Of {total} claims: {', '.join(f'{n} {w}' for w, n in counts.most_common())}.", ""]
-        for thread, name in THREADS.items():
-            lines += [
-                f"## Thread {thread}: {name}",
-                "",
-                "````{list-table}",
-                ":header-rows: 1",
-                ":widths: 6 46 16 24 8",
-                "",
-            ]
-            lines += ["* - id", "  - claim", "  - verdict", "  - observed", "  - n"]
-            for claim in load_claims().values():
-                if claim.id.startswith(thread):
-                    lines += self._row(claim)
-            lines += ["````", ""]
-        node = nodes.section()
-        node.document = self.state.document
-        self.state.nested_parse(StringList(lines, source=self.get_source_info()[0]), 0, node, match_titles=True)
+        claims = load_claims().values()
+        if not self.arguments:
+            counts = Counter(word(claim) for claim in claims)
+            text = f"Of {len(claims)} claims: {', '.join(f'{n} {w}' for w, n in counts.most_common())}."
+            return [nodes.paragraph(text=text)]
+        lines = ["````{list-table}", ":header-rows: 1", ":widths: 6 46 16 24 8", ""]
+        lines += ["* - id", "  - claim", "  - verdict", "  - observed", "  - n"]
+        for claim in claims:
+            if claim.id.startswith(self.arguments[0]):
+                lines += self._row(claim)
+        node = nodes.container()
+        self.state.nested_parse(StringList([*lines, "````"], source=self.get_source_info()[0]), 0, node)
         return node.children
 
     def _row(self, claim: Claim) -> list[str]:

@@ -6,9 +6,10 @@ import jupytext
 import jupytext.combine
 import nbformat
 
-from press import NOTEBOOKS
+from press import EXECUTED, NOTEBOOKS, PressError
 
 KEPT_METADATA = ("tags", "mystnb")
+CHECKED = "nbval-check-output"
 
 
 def content(path: Path) -> list[tuple[str, str, str]]:
@@ -55,3 +56,24 @@ def bring_together(folder: Path = NOTEBOOKS) -> None:
         else:
             jupytext.write(cells, target, fmt="py:percent")
         print(f"{target.relative_to(folder.parent)} brought up to {source.name} ({where} differed)")
+
+
+def keep_verdicts(name: str, folder: Path = NOTEBOOKS, executed: Path = EXECUTED) -> int:
+    """Store the checked outputs of a chapter's executed copy in its notebook; returns how many there are.
+
+    Raises:
+        PressError: when the chapter has not been executed, or its code has changed since.
+    """
+    target, source = folder / f"{name}.ipynb", executed / f"{name}.ipynb"
+    if not (target.is_file() and source.is_file()):
+        raise PressError(f"{name} has no executed copy: run make book")
+    notebook, ran = nbformat.read(target, 4), {cell.id: cell for cell in nbformat.read(source, 4).cells}
+    kept = 0
+    for cell in notebook.cells:
+        if CHECKED in cell.metadata.get("tags", []):
+            if cell.id not in ran or ran[cell.id].source != cell.source:
+                raise PressError(f"{name} was executed with other code than it now holds: run make book")
+            cell.outputs, cell.execution_count = ran[cell.id].outputs, ran[cell.id].execution_count
+            kept += 1
+    nbformat.write(notebook, target)
+    return kept

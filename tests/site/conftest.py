@@ -1,6 +1,5 @@
 """The built site, served and as files, and a browser to read it in."""
 
-import shutil
 from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -8,10 +7,10 @@ from pathlib import Path
 from threading import Thread
 
 import pytest
+from browser import find
 from playwright.sync_api import Browser, sync_playwright
 
 SITE = Path(__file__).parents[2] / "_build" / "html"
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 # As root in a container, with no GPU, and with the browser's own calls home left out.
 FLAGS = [
     "--headless",
@@ -55,9 +54,9 @@ def site(request: pytest.FixtureRequest, pages: list[str]) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
-    found = next(filter(None, map(shutil.which, BROWSERS)), None)
+    found = find()
     if found is None:
-        pytest.fail(f"none of {', '.join(BROWSERS)} is on the path: install one", pytrace=False)
+        pytest.fail("there is no Chromium: run python tests/browser.py, which installs one", pytrace=False)
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=found, args=FLAGS)
         yield chromium

@@ -1,0 +1,29 @@
+"""The committed notebooks: paired, stripped, and with a verdict stored where one is checked."""
+
+import nbformat
+import pytest
+from press import NOTEBOOKS
+from press.pairs import CHECKED, differing
+
+CHAPTERS = sorted(NOTEBOOKS.glob("*.ipynb"))
+
+
+def test_scripts_and_notebooks_agree() -> None:
+    assert differing() == []
+
+
+@pytest.mark.parametrize("path", CHAPTERS, ids=lambda p: p.stem)
+def test_only_checked_cells_keep_an_output_and_none_of_them_is_empty(path) -> None:
+    checked = 0
+    for cell in nbformat.read(path, 4).cells:
+        if cell.cell_type != "code":
+            continue
+        if CHECKED in cell.metadata.get("tags", []):
+            # nbval passes a checked cell in silence when nothing is stored to check against.
+            assert cell.outputs and cell.outputs[0].text.strip(), f"{path.stem}: a checked cell has no stored output"
+            assert "keep_output" in cell.metadata.tags, f"{path.stem}: nbstripout would strip the checked output"
+            assert cell.execution_count, f"{path.stem}: nbval compares only cells with an execution count"
+            checked += 1
+        else:
+            assert not cell.outputs, f"{path.stem}: outputs are not committed; run nbstripout"
+    assert checked == 1, f"{path.stem}: one checked cell prints the verdicts, here are {checked}"

@@ -1,0 +1,170 @@
+"""Running a chapter: misuse is refused before anything runs, and failure leaves nothing behind."""
+
+import json
+from pathlib import Path
+
+import jupytext
+import nbformat
+import pytest
+from press import NOTEBOOKS, PressError, chapter, pairs
+from press.chapter import check_parameters
+from press.imports import lib_files
+
+SCRIPT = """# %% tags=["parameters"]
+profile = "quick"  # quick | full
+seeds = 0  # at least 2; 0 takes the profile's number
+device = "auto"  # auto | cpu | cuda | mps
+out = ""
+fail = False  # False | True
+
+# %%
+from types import SimpleNamespace
+
+from press.provenance import begin
+
+sizes = {"quick": SimpleNamespace(seeds=2), "full": SimpleNamespace(seeds=3)}
+run = begin("01_small", sizes, profile=profile, seeds=seeds, device=device, out=out)
+assert not fail, "asked to fail"
+
+# %% tags=["nbval-check-output", "keep_output"]
+print(run.seeds)
+
+# %%
+run.close()
+"""
+
+
+@pytest.fixture
+def book(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A book of one small chapter in a folder of its own."""
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "notebooks" / "01_small.py").write_text(SCRIPT)
+    pairs.bring_together(tmp_path / "notebooks")
+    for name, value in {
+        "ROOT": tmp_path,
+        "NOTEBOOKS": tmp_path / "notebooks",
+        "BUILD": tmp_path / "_build",
+        "EXECUTED": tmp_path / "_build" / "executed",
+        "RECORDS": tmp_path / "_build" / "records",
+    }.items():
+        monkeypatch.setattr(chapter, name, value)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def leftovers(book: Path) -> list[str]:
+    return [p.name for p in (book / "_build").rglob("*") if p.is_file()] if (book / "_build").exists() else []
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"sede": "3"}, r"no parameter 'sede'; it takes profile, seeds, device, out, fail"),
+        ({"profile": "huge"}, "profile is 'huge'; choose from quick, full"),
+        ({"seeds": "many"}, "seeds is 'many'; it must be of type int"),
+        ({"seeds": "-1"}, "cannot be negative"),
+        ({"device": "tpu"}, "device is 'tpu'; choose from auto, cpu, cuda, mps"),
+        ({"out": "x.json"}, "out is set by this command"),
+    ],
+)
+def test_misuse_is_refused_before_anything_runs(book: Path, given: dict[str, str], message: str) -> None:
+    with pytest.raises(PressError, match=message):
+        chapter.run("01_small", given, book=True)
+    assert leftovers(book) == []
+
+
+def test_a_device_that_is_not_there_is_refused(book: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(PressError, match="'cuda' is not on this machine; there is cpu"):
+        chapter.run("01_small", {"device": "cuda"}, book=True)
+    assert leftovers(book) == []
+
+
+def test_an_unknown_chapter_is_refused_by_name(book: Path) -> None:
+    with pytest.raises(PressError, match="no chapter '09_none'; there are 01_small"):
+        chapter.run("09_none", {}, book=True)
+
+
+def test_a_run_leaves_the_executed_chapter_and_its_record(book: Path) -> None:
+    chapter.run("01_small", {"seeds": "4"}, book=True)
+    record = json.loads((book / "_build/records/01_small.json").read_text())
+    assert (record["seeds"], record["profile"]) == (4, "quick")
+    assert record["seconds"] > 0
+    assert sorted(leftovers(book)) == ["01_small.ipynb", "01_small.json"]
+    executed = (book / "_build/executed/01_small.ipynb").read_text()
+    assert str(book) not in executed
+
+
+def test_a_failing_cell_leaves_nothing_and_keeps_what_was_there(book: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(PressError, match="01_small failed at its cell 2: AssertionError: asked to fail"):
+        chapter.run("01_small", {"fail": "True"}, book=True)
+    assert leftovers(book) == []
+    assert "assert not fail" in capsys.readouterr().err
+    chapter.run("01_small", {}, book=True)
+    before = (book / "_build/records/01_small.json").read_bytes()
+    with pytest.raises(PressError):
+        chapter.run("01_small", {"fail": "True"}, book=True)
+    assert (book / "_build/records/01_small.json").read_bytes() == before
+
+
+def test_the_notebook_itself_refuses_an_impossible_number_of_seeds(book: Path) -> None:
+    with pytest.raises(PressError, match="give a whole number of at least 2"):
+        chapter.run("01_small", {"seeds": "1"}, book=True)
+    assert leftovers(book) == []
+
+
+def test_every_chapter_declares_its_choices() -> None:
+    for notebook in sorted(NOTEBOOKS.glob("*.ipynb")):
+        with pytest.raises(PressError, match="choose from quick, full"):
+            check_parameters(notebook, {"profile": "huge"})
+
+
+def test_pairs_are_compared_by_content_and_brought_together(book: Path) -> None:
+    script, notebook = book / "notebooks/01_small.py", book / "notebooks/01_small.ipynb"
+    ids = [cell.id for cell in nbformat.read(notebook, 4).cells]
+    assert pairs.differing(book / "notebooks") == []
+    script.write_text(SCRIPT.replace("print(run.seeds)", "print(run.seeds + 1)"))
+    assert pairs.differing(book / "notebooks") == [("01_small", "cell 2")]
+    pairs.bring_together(book / "notebooks")
+    assert pairs.differing(book / "notebooks") == []
+    assert [cell.id for cell in nbformat.read(notebook, 4).cells][:2] == ids[:2]
+
+
+def test_the_notebook_leads_when_it_was_edited_last(book: Path) -> None:
+    script, notebook = book / "notebooks/01_small.py", book / "notebooks/01_small.ipynb"
+    cells = nbformat.read(notebook, 4)
+    cells.cells[-1].source = "run.close()  # edited"
+    nbformat.write(cells, notebook)
+    later = script.stat().st_mtime + 5
+    import os
+
+    os.utime(notebook, (later, later))
+    pairs.bring_together(book / "notebooks")
+    assert "run.close()  # edited" in script.read_text()
+
+
+def test_checked_outputs_survive_an_edit_elsewhere(book: Path) -> None:
+    chapter.run("01_small", {}, book=True)
+    folder = book / "notebooks"
+    assert pairs.keep_verdicts("01_small", folder, book / "_build/executed") == 1
+    (folder / "01_small.py").write_text(SCRIPT.replace("asked to fail", "was asked to fail"))
+    pairs.bring_together(folder)
+    kept = [c for c in nbformat.read(folder / "01_small.ipynb", 4).cells if c.get("outputs")]
+    assert [c.outputs[0].text for c in kept] == ["2\n"]
+
+
+def test_a_script_depends_on_the_modules_it_imports_and_theirs(tmp_path: Path) -> None:
+    lib = tmp_path / "lib"
+    (lib / "pack").mkdir(parents=True)
+    (lib / "pack" / "__init__.py").touch()
+    (lib / "pack" / "used.py").write_text("from pack import deeper\n")
+    (lib / "pack" / "deeper.py").write_text("import json\n")
+    (lib / "pack" / "unused.py").touch()
+    script = tmp_path / "script.py"
+    script.write_text("from pack.used import deeper\nimport numpy\n")
+    assert lib_files(script, lib) == ["lib/pack/__init__.py", "lib/pack/deeper.py", "lib/pack/used.py"]
+
+
+def test_jupytext_reads_every_script() -> None:
+    for script in sorted(NOTEBOOKS.glob("*.py")):
+        assert jupytext.read(script).cells
