@@ -69,7 +69,7 @@ def check_parameters(notebook: Path, given: Mapping[str, str]) -> dict[str, Any]
             value = text
         if type(value) is not type(default) and not (isinstance(default, float) and type(value) is int):
             raise PressError(f"{name} is {text!r}; it must be of type {type(default).__name__}, such as {default!r}")
-        if len(choices) > 1 and value not in [c.strip() for c in choices]:
+        if len(choices) > 1 and str(value) not in [c.strip() for c in choices]:
             raise PressError(f"{name} is {text!r}; choose from {', '.join(c.strip() for c in choices)}")
         if isinstance(value, int | float) and value < 0:
             raise PressError(f"{name} is {text!r}; it cannot be negative")

@@ -51,7 +51,7 @@ def bring_together(folder: Path = NOTEBOOKS) -> None:
                 "kernelspec", {"display_name": "Python 3", "language": "python", "name": "python3"}
             )
             if notebook.is_file():
-                jupytext.combine.combine_inputs_with_outputs(cells, nbformat.read(notebook, 4), "py:percent")
+                cells = jupytext.combine.combine_inputs_with_outputs(cells, nbformat.read(notebook, 4), "py:percent")
             nbformat.write(cells, target)
         else:
             jupytext.write(cells, target, fmt="py:percent")

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from press import ROOT, PressError
@@ -99,7 +100,7 @@ class Run:
             "verdicts": [v.record() for v in self.verdicts.values()],
             "measurements": self.measurements,
         }
-        path = ROOT / (self.out or "record.json")
+        path = Path(self.out or "record.json")
         check_schema(record, "record", path)
         if self.out:
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -87,7 +87,7 @@ def test_a_comparison_holds_for_every_some_or_no_value(
 )
 def test_the_interval_decides(tmp_path: Path, low: float, high: float, word: str) -> None:
     claims = write_claims(tmp_path, ENTRY)
-    assert judge("A1", Estimate((low + high) / 2, low, high, 5), claims=claims).verdict == word
+    assert judge("A1", Estimate((low + high) / 2, float(low), float(high), 5), claims=claims).verdict == word
 
 
 @pytest.mark.parametrize(
@@ -110,14 +110,14 @@ def test_judging_refuses_what_the_criterion_does_not_ask_for(tmp_path: Path) -> 
     with pytest.raises(PressError, match="takes a mean with its interval"):
         judge("A1", 2.0, claims=claims)
     with pytest.raises(PressError, match="judged by effect, not by efect"):
-        judge("A1", {"efect": Estimate(2, 1, 3, 5)}, claims=claims)
+        judge("A1", {"efect": Estimate(2.0, 1.0, 3.0, 5)}, claims=claims)
     with pytest.raises(PressError, match="'A7' is not in"):
         judge("A7", 2.0, claims=claims)
 
 
 def test_a_record_becomes_a_row(tmp_path: Path) -> None:
     claims = write_claims(tmp_path, ENTRY)
-    record = write_record(tmp_path, claims, Estimate(3, 2, 4, 5))
+    record = write_record(tmp_path, claims, Estimate(3.0, 2.0, 4.0, 5))
     rows = collect([record], claims, tmp_path)
     kept = {"id", "verdict", "strength", "observed", "interval", "n", "chapter", "profile", "device", "parts"}
     assert set(rows[0]) == kept
@@ -149,7 +149,7 @@ def test_rewording_a_statement_leaves_the_criterion_alone(tmp_path: Path) -> Non
 
 def test_missing_pending_and_foreign_verdicts_are_refused(tmp_path: Path) -> None:
     claims = write_claims(tmp_path, ENTRY)
-    record = write_record(tmp_path, claims, Estimate(3, 2, 4, 5))
+    record = write_record(tmp_path, claims, Estimate(3.0, 2.0, 4.0, 5))
     with pytest.raises(PressError, match="A1 has no verdict"):
         collect([], claims, tmp_path)
     with pytest.raises(PressError, match="two verdicts"):

@@ -4,7 +4,6 @@ import re
 
 import pytest
 from bridges.hosts.seq2seq import route_inputs
-from IPython.utils.capture import capture_output
 from matplotlib.figure import Figure
 from press import PressError
 from press.cards import measured, number
@@ -13,7 +12,7 @@ from press.explorer import Explorer
 from press.source import show_source
 
 
-def test_an_explorer_draws_each_position_once_and_anew_when_a_choice_changes() -> None:
+def test_an_explorer_draws_each_position_once_and_anew_when_a_choice_changes(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = []
 
     def frame(value: float, word: str) -> tuple[Figure, str]:
@@ -26,11 +25,12 @@ def test_an_explorer_draws_each_position_once_and_anew_when_a_choice_changes() -
     explorer.menus["word"].value = "b"
     assert drawn[2:] == [(0.0, "b"), (1.0, "b")]
     assert "&quot;b&quot; at 1.0" in explorer.stack.children[1].value
-    with capture_output() as shown:
-        explorer._ipython_display_()
-    still, widget = shown.outputs
-    assert "explorer-still" in still.data["text/html"]
-    assert "application/vnd.jupyter.widget-view+json" in widget.data
+    shown: list[object] = []
+    monkeypatch.setattr("press.explorer.display", shown.append)
+    explorer._ipython_display_()
+    still, widget = shown
+    assert "explorer-still" in still.data
+    assert "explorer" in widget._dom_classes
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 """The three routes into an encoder-decoder, and the instrument that tells them apart."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,9 +18,9 @@ WORDS = instructions.tokenizer()
 
 
 @pytest.fixture(params=["t5", "bart"])
-def host(request: pytest.FixtureRequest) -> Iterator[PreTrainedModel]:
+def host(request: pytest.FixtureRequest) -> PreTrainedModel:
     torch.manual_seed(0)
-    yield seq2seq.build(request.param, "quick", WORDS).eval()
+    return seq2seq.build(request.param, "quick", WORDS).eval()
 
 
 def test_inputs_embeds_goes_through_the_encoder_and_a_bypass_does_not(host: PreTrainedModel) -> None:
