@@ -3,7 +3,7 @@ PYTHON ?= python3
 PROFILE ?= quick
 CORES ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 BIN := .venv/bin
-SNAKEMAKE = $(BIN)/snakemake --snakefile workflow/Snakefile --cores $(CORES) --config profile=$(PROFILE) \
+SNAKEMAKE = $(BIN)/python -m press locked $(BIN)/snakemake --nolock --snakefile workflow/Snakefile --cores $(CORES) --config profile=$(PROFILE) \
 	--rerun-incomplete --keep-going --quiet rules host
 # Kernels and helpers share the cores: one BLAS thread each.
 export OMP_NUM_THREADS := 1
@@ -12,7 +12,7 @@ export MKL_NUM_THREADS := 1
 # Several bars at once share the terminal: let each speak every few seconds.
 export TQDM_MININTERVAL := 3
 
-.PHONY: book test chapter ledger reference pair lab serve pdf clean check-python
+.PHONY: book test chapter ledger reference pair lab serve clean check-python
 
 book: _build/pairs.stamp
 	@$(SNAKEMAKE)
@@ -57,9 +57,9 @@ check-python:
 .venv/book.stamp: pyproject.toml constraints.txt | check-python
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv || { echo "error: no virtual environment could be made; on Debian and Ubuntu: apt install python3-venv"; rm -rf .venv; exit 1; }
 	@echo "installing the pinned packages into .venv; the first time takes minutes"
-	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[book]'
+	@$(BIN)/python -m pip install --constraint constraints.txt --editable '.[book]'
 	@touch $@
 
 .venv/test.stamp: .venv/book.stamp
-	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[book,test]'
+	@$(BIN)/python -m pip install --constraint constraints.txt --editable '.[book,test]'
 	@touch $@

@@ -70,7 +70,7 @@ run = begin(
 )
 size = run.size
 torch.set_num_threads(1)
-torch.use_deterministic_algorithms(True)
+torch.use_deterministic_algorithms(True, warn_only=True)
 disable_progress_bar()
 use_style()
 

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+import torch
 from transformers.utils.logging import disable_progress_bar
 
 from bridges.training.pretrain import RECIPES, small_host
@@ -16,10 +17,11 @@ def main() -> None:
     host.add_argument("family", choices=["t5", "bart"])
     host.add_argument("--size", choices=list(RECIPES), default="quick")
     host.add_argument("--cache", type=Path, required=True, help="folder that keeps pretrained hosts")
-    host.add_argument("--device", default="cpu", help="torch device, such as cpu or cuda")
+    host.add_argument("--device", default="", help="torch device; the GPU when there is one, else the CPU")
     options = parser.parse_args()
     disable_progress_bar()  # transformers' own, for files that are read in milliseconds
-    small_host(options.family, options.size, options.cache, options.device)
+    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    small_host(options.family, options.size, options.cache, device)
     print(f"{options.cache / f'{options.family}-{options.size}'} is ready")
 
 

@@ -1,7 +1,9 @@
 """`python -m press`: run a chapter, keep pairs together, print the ledger."""
 
 import argparse
+import fcntl
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -31,6 +33,8 @@ def main() -> int:
     table = commands.add_parser("ledger", help="print the verdicts")
     table.add_argument("--collect", action="store_true", help="check all records and write the ledger from them")
     commands.add_parser("reference", help="keep today's records in book/reference, to be committed")
+    locked = commands.add_parser("locked", help="run a command unless another such command is at work in this folder")
+    locked.add_argument("argv", nargs=argparse.REMAINDER)
     commands.add_parser("report", help="say where the book is and how long each chapter took")
     options = parser.parse_args()
     try:
@@ -92,6 +96,18 @@ def _reference(_: argparse.Namespace) -> int:
         shutil.copyfile(record, target)
         print(target.relative_to(ROOT))
     return 0
+
+
+def _locked(options: argparse.Namespace) -> int:
+    """The system releases this lock when the process ends, however it ends; Snakemake's own would outlive a kill."""
+    BUILD.mkdir(exist_ok=True)
+    lock = os.open(BUILD / "lock", os.O_RDWR | os.O_CREAT)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise PressError("another make book is at work in this folder: wait for it, or end it") from None
+    os.set_inheritable(lock, True)
+    os.execvp(options.argv[0], options.argv)
 
 
 def _report(_: argparse.Namespace) -> int:

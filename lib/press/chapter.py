@@ -97,9 +97,10 @@ def run(name: str, given: Mapping[str, str], *, book: bool) -> Path:
     parameters = check_parameters(notebook, given)
     executed = (EXECUTED if book else BUILD / "runs") / f"{name}.ipynb"
     record = (RECORDS if book else BUILD / "runs") / f"{name}.json"
-    # Relative to the root: papermill writes both names into the notebook, and the notebook is published.
-    partial = executed.with_suffix(".partial.ipynb").relative_to(ROOT)
-    partial_record = record.with_suffix(".partial.json").relative_to(ROOT)
+    # Relative to the root: papermill writes both names into the notebook, and the notebook is published. The process
+    # id keeps apart a run that was started anew and one that outlived its parent.
+    partial = executed.with_suffix(f".{os.getpid()}.partial.ipynb").relative_to(ROOT)
+    partial_record = record.with_suffix(f".{os.getpid()}.partial.json").relative_to(ROOT)
     os.chdir(ROOT)
     executed.parent.mkdir(parents=True, exist_ok=True)
     record.parent.mkdir(parents=True, exist_ok=True)
