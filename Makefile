@@ -1,7 +1,7 @@
 # make book: everything from nothing, to _build/html. make test: all checks. CONTRIBUTING.md says more.
 PYTHON ?= python3
 PROFILE ?= quick
-CORES ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
+CORES ?= $(shell getconf _NPROCESSORS_ONLN)
 BIN := .venv/bin
 SNAKEMAKE = $(BIN)/python -m press locked $(BIN)/snakemake --nolock --snakefile workflow/Snakefile --cores $(CORES) --config profile=$(PROFILE) \
 	--rerun-incomplete --keep-going --quiet rules host
