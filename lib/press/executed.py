@@ -17,7 +17,7 @@ from sphinx.errors import ExtensionError
 from sphinx.util.docutils import SphinxDirective, SphinxRole
 
 from press import EXECUTED, LEDGER, NOTEBOOKS, ROOT
-from press.cards import measured
+from press.cards import claim_card, measured
 from press.claims import Claim, load_claims
 
 
@@ -114,9 +114,20 @@ class LedgerDirective(SphinxDirective):
         ]
 
 
+class CriteriaDirective(SphinxDirective):
+    """`criteria` with a thread's letter shows each of its claims with the criterion it is judged by."""
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        chosen = [c for c in load_claims().values() if c.id.startswith(self.arguments[0])]
+        return [nodes.raw(text=claim_card(claim), format="html") for claim in chosen]
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     """Register with Sphinx."""
     app.connect("source-read", swap)
     app.add_directive("ledger", LedgerDirective)
+    app.add_directive("criteria", CriteriaDirective)
     app.add_role("verdict", VerdictRole())
     return {"parallel_read_safe": True, "parallel_write_safe": True}
