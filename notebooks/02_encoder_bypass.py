@@ -69,6 +69,9 @@ run = begin(
     "02_encoder_bypass", SIZES, profile=profile, seeds=seeds, device=device, out=out
 )
 size = run.size
+mine = (
+    seq2seq.load(yours) if yours else None
+)  # a name that does not load stops here
 torch.set_num_threads(1)
 torch.use_deterministic_algorithms(True, warn_only=True)
 disable_progress_bar()
@@ -608,7 +611,7 @@ explorer
 # `google-t5/t5-small`; without one, the book's own T5 is loaded back from its folder.
 
 # %%
-model = seq2seq.load(yours or str(HOSTS / f"t5-{size.host}")).eval()
+model = (mine or seq2seq.load(str(HOSTS / f"t5-{size.host}"))).eval()
 tokens = torch.randn(2, 16, model.get_input_embeddings().embedding_dim)
 compare_routes(
     route_logits(model, tokens, labels=torch.ones(2, 5, dtype=torch.long)),

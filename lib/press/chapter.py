@@ -141,8 +141,10 @@ def _execute(name: str, notebook: Path, target: Path, parameters: dict[str, Any]
             stderr_file=Progress(name),
         )
     except papermill.PapermillExecutionError as error:
+        if (
+            error.ename == PressError.__name__
+        ):  # the chapter's own refusal says what to do; its traceback says nothing more
+            raise PressError(f"{name}: {error.evalue}") from None
         text = "\n".join(error.traceback)
-        if not sys.stderr.isatty():
-            text = re.sub(r"\x1b\[[0-9;]*m", "", text)
-        print(text, file=sys.stderr)
+        print(text if sys.stderr.isatty() else re.sub(r"\x1b\[[0-9;]*m", "", text), file=sys.stderr)
         raise PressError(f"{name} failed at its cell {error.cell_index}: {error.ename}: {error.evalue}") from None
