@@ -53,9 +53,7 @@ def card(verdict: "Verdict") -> str:
 def claim_card(claim: "Claim") -> str:
     """The claim's card before any run: what is said, the log's figures, and the criterion."""
     parts = "".join(f"<li>{prose(p.reads)}. Line: {threshold(p)} {escape(p.unit)}.</li>" for p in claim.parts)
-    criterion = (
-        f"<p>The log is right if each of these is on its side of the line ({claim.strength}):</p><ul>{parts}</ul>"
-    )
+    criterion = f"<p>The log is right if each is on its side of the line ({claim.strength}):</p><ul>{parts}</ul>"
     return _box("claim", f"<strong>Claim {claim.id}</strong>", claim, criterion)
 
 

@@ -141,9 +141,7 @@ def _execute(name: str, notebook: Path, target: Path, parameters: dict[str, Any]
             stderr_file=Progress(name),
         )
     except papermill.PapermillExecutionError as error:
-        if (
-            error.ename == PressError.__name__
-        ):  # the chapter's own refusal says what to do; its traceback says nothing more
+        if error.ename == PressError.__name__:  # the chapter's own refusal: its one line is enough
             raise PressError(f"{name}: {error.evalue}") from None
         text = "\n".join(error.traceback)
         print(text if sys.stderr.isatty() else re.sub(r"\x1b\[[0-9;]*m", "", text), file=sys.stderr)
