@@ -58,7 +58,7 @@ check-python:
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv || { echo "error: no virtual environment could be made; on Debian and Ubuntu: apt install python3-venv"; rm -rf .venv; exit 1; }
 	@echo "installing the pinned packages into .venv; the first time takes minutes"
 	@$(BIN)/python -m pip install --constraint constraints.txt --editable '.[book]'
-	@touch $@
+	@mkdir -p .venv && touch $@
 
 .venv/test.stamp: .venv/book.stamp
 	@$(BIN)/python -m pip install --constraint constraints.txt --editable '.[book,test]'
