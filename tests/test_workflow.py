@@ -91,6 +91,11 @@ def test_a_criterion_does_not_run_its_chapter_and_fails_the_ledger(copy: Path) -
     assert "A1: its criterion in claims.yml has changed" in run.stderr
 
 
+def test_a_record_taken_away_is_made_again(copy: Path) -> None:
+    (copy / "_build/records" / f"{CHAPTER}.json").unlink()
+    assert planned(copy, *PROFILE) == {"chapter", "ledger", "site"}
+
+
 def test_other_parameters_run_the_chapter(copy: Path) -> None:
     assert planned(copy, "--config", "profile=full") == {"host", "chapter", "ledger", "site"}
 

@@ -85,7 +85,11 @@ def _ledger(options: argparse.Namespace) -> int:
 
 
 def _book_records() -> list[Path]:
-    return [RECORDS / f"{name}.json" for name in chapter.chapters()]
+    records = [RECORDS / f"{name}.json" for name in chapter.chapters()]
+    for record in records:
+        if not record.is_file():
+            raise PressError(f"{record.stem} has no record yet: run make book")
+    return records
 
 
 def _reference(_: argparse.Namespace) -> int:
