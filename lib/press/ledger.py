@@ -188,15 +188,15 @@ def as_text(rows: Iterable[Mapping[str, Any]], claims: Path = CLAIMS) -> str:
     from press.cards import measured
 
     judged = {row["id"]: row for row in rows}
-    lines = [f"{'claim':6}{'verdict':19}{'strength':15}{'observed':34}{'n':>4}  chapter"]
+    lines = [f"{'claim':6}{'verdict':19}{'strength':15}{'observed':44}{'n':>4}  chapter"]
     for claim in load_claims(claims).values():
         row = judged.get(claim.id)
         if row is None:
-            lines.append(f"{claim.id:6}{'pending':19}{claim.strength:15}{'':38}  {claim.chapter}")
+            lines.append(f"{claim.id:6}{'pending':19}{claim.strength:15}{'':48}  {claim.chapter}")
             continue
         seen = "" if row["observed"] is None else measured(row["observed"], row["interval"], claim.parts[0].unit)
         lines.append(
-            f"{claim.id:6}{row['verdict']:19}{row['strength']:15}{seen:34}{row['n']:>4}  {row['chapter']}"
+            f"{claim.id:6}{row['verdict']:19}{row['strength']:15}{seen:44}{row['n']:>4}  {row['chapter']}"
             f" ({row['profile']}, {row['device']})"
         )
     return "\n".join(lines)
