@@ -16,7 +16,6 @@ from press import ROOT, PressError
 from press.claims import check_schema
 from press.ledger import Interval, Verdict
 
-PROFILES = ("quick", "full")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PACKAGES = ("torch", "transformers", "numpy", "sacrebleu")
 
