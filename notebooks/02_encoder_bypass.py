@@ -80,8 +80,8 @@ use_style()
 # %% [markdown]
 # ## Symptom
 #
-# The log trained four connectors from a 1024-dimensional sentence vector into `t5-small`. All four stayed below two BLEU
-# and produced generic sentences. It then changed how the tokens are handed to T5, and expected eight to fifteen.
+# The log trained four connectors from a 1024-dimensional sentence vector into `t5-small`. All four scored next to nothing
+# and produced generic sentences. It then changed how the tokens are handed to T5, and expected several times as much.
 # {numref}`fig-bypass-symptom` shows both, and keeps apart what was measured and what was hoped for: the log records no
 # BLEU after the change.
 
