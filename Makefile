@@ -44,9 +44,13 @@ lab: .venv/book.stamp
 serve: book
 	$(BIN)/python -m http.server --bind 127.0.0.1 --directory _build/html 8000
 
-_build/pairs.stamp: .venv/book.stamp $(wildcard notebooks/*.py notebooks/*.ipynb)
+SCRIPTS := $(wildcard notebooks/*.py)
+_build/pairs.stamp: .venv/book.stamp $(SCRIPTS) $(SCRIPTS:.py=.ipynb)
 	@$(BIN)/python -m press pair
 	@mkdir -p _build && touch $@
+
+# A notebook that is gone counts as changed: its pair makes it again.
+notebooks/%.ipynb: ;
 
 clean:
 	rm -rf _build .snakemake

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -29,9 +30,9 @@ def copy(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def planned(folder: Path, *options: str) -> set[str]:
-    """The rules that Snakemake would run there."""
-    run = subprocess.run(
+def snakemake(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """A dry run."""
+    return subprocess.run(
         [SNAKEMAKE, "--snakefile", "workflow/Snakefile", "--cores", "1", "--nolock", "--dry-run", *options],
         cwd=folder,
         env=os.environ | {"PYTHONPATH": str(folder / "lib")},
@@ -39,6 +40,11 @@ def planned(folder: Path, *options: str) -> set[str]:
         text=True,
         check=False,
     )
+
+
+def planned(folder: Path, *options: str) -> set[str]:
+    """The rules that Snakemake would run there."""
+    run = snakemake(folder, *options)
     assert run.returncode == 0, run.stderr
     return set(re.findall(r"^rule (\w+):", run.stdout + run.stderr, re.MULTILINE)) - {"book"}
 
@@ -69,6 +75,33 @@ def test_a_module_no_chapter_imports_runs_no_chapter(copy: Path) -> None:
 def test_a_module_of_the_chapter_runs_it(copy: Path) -> None:
     edit(copy / "lib/bridges/instruments/routes.py", lambda text: text + "\n# changed\n")
     assert planned(copy, *PROFILE) == {"chapter", "ledger", "site"}
+
+
+def test_a_change_in_how_hosts_are_made_makes_them_anew(copy: Path) -> None:
+    edit(copy / "lib/bridges/training/pretrain.py", lambda text: text.replace("MASKED = 0.3", "MASKED = 0.4"))
+    assert planned(copy, *PROFILE) == {"host", "chapter", "ledger", "site"}
+
+
+def test_a_chapter_edited_while_it_ran_runs_again(copy: Path) -> None:
+    """Snakemake notes an input's checksum when the job ends: here the notes say that the edit has been run."""
+    script = copy / "notebooks" / f"{CHAPTER}.py"
+    before = sha256(script.read_bytes()).hexdigest()
+    edit(script, lambda text: text.replace("# ## Symptom", "# ## Symptom\n#\n# More."))
+    after = sha256(script.read_bytes()).hexdigest()
+    noted = 0
+    for note in (copy / ".snakemake/metadata").iterdir():
+        text = note.read_text()
+        noted += before in text
+        note.write_text(text.replace(before, after))
+    assert noted, "Snakemake keeps its notes elsewhere now"
+    assert planned(copy, *PROFILE) == {"chapter", "ledger", "site"}
+
+
+def test_an_unknown_profile_is_refused(copy: Path) -> None:
+    run = snakemake(copy, "--config", "profile=huge")
+    assert run.returncode == 1
+    assert "profile 'huge' is unknown; choose from quick, full" in run.stdout
+    assert "Traceback" not in run.stdout
 
 
 def test_a_page_of_prose_runs_the_site_alone(copy: Path) -> None:

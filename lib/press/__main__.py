@@ -42,6 +42,8 @@ def main() -> int:
     except PressError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130
 
 
 def _chapter(options: argparse.Namespace) -> int:
@@ -78,6 +80,7 @@ def _ledger(options: argparse.Namespace) -> int:
         ledger.check_references(REFERENCE)
         LEDGER.write_text(json.dumps(rows, indent=1) + "\n")
         return 0
+    _book_records()
     if not LEDGER.is_file():
         raise PressError("there is no ledger yet: run make book")
     print(ledger.as_text(json.loads(LEDGER.read_text())))
@@ -104,6 +107,8 @@ def _reference(_: argparse.Namespace) -> int:
 
 def _locked(options: argparse.Namespace) -> int:
     """The system releases this lock when the process ends, however it ends; Snakemake's own would outlive a kill."""
+    if not options.argv:
+        raise PressError("locked takes a command to run")
     BUILD.mkdir(exist_ok=True)
     lock = os.open(BUILD / "lock", os.O_RDWR | os.O_CREAT)
     try:

@@ -19,7 +19,7 @@ def number(value: float) -> str:
     elif math.isclose(value, 0, abs_tol=1e-3) or abs(value) >= 1e7:
         text = f"{value:.2e}"
     else:
-        text = f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+        text = f"{value:.3g}" if abs(value) < 999.5 else f"{value:,.0f}"
     return text.replace("-", "\N{MINUS SIGN}")
 
 

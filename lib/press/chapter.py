@@ -1,6 +1,7 @@
 """Run one chapter with papermill, so that what it leaves behind is whole or not there."""
 
 import ast
+import fcntl
 import json
 import logging
 import os
@@ -9,7 +10,7 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from traitlets.config import Config
 
@@ -42,7 +43,7 @@ class Progress:
 
 def chapters() -> list[str]:
     """The chapters' names, in reading order."""
-    return sorted(p.stem for p in NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
+    return sorted(p.stem for p in NOTEBOOKS.glob("[0-9][0-9]_*.py"))
 
 
 def check_parameters(notebook: Path, given: Mapping[str, str]) -> dict[str, Any]:
@@ -87,7 +88,8 @@ def run(name: str, given: Mapping[str, str], *, book: bool) -> Path:
 
     Raises:
         PressError: for an unknown chapter or parameter, a failing cell, or a record that does not come or is no record.
-            Whatever a failed run had begun to write is removed; what an earlier run left stays.
+            Whatever a failed run had begun to write is removed; what an earlier run left stays. (Snakemake clears the
+            place of a chapter in the book before it calls this.)
     """
     if name not in chapters():
         raise PressError(f"there is no chapter {name!r}; there are {', '.join(chapters())}")
@@ -104,6 +106,7 @@ def run(name: str, given: Mapping[str, str], *, book: bool) -> Path:
     os.chdir(ROOT)
     executed.parent.mkdir(parents=True, exist_ok=True)
     record.parent.mkdir(parents=True, exist_ok=True)
+    lock = _alone(executed.with_suffix(".lock"))
     started = time.monotonic()
     try:
         _execute(name, notebook, partial, parameters | {"out": str(partial_record)})
@@ -117,8 +120,31 @@ def run(name: str, given: Mapping[str, str], *, book: bool) -> Path:
     finally:
         partial.unlink(missing_ok=True)
         partial_record.unlink(missing_ok=True)
+        lock.close()
     print(f"{name}: done in {content['seconds']:.0f} s, {executed.relative_to(ROOT)}", flush=True)
     return executed
+
+
+def _alone(lock: Path) -> IO[str]:
+    """Hold a chapter's lock until the file is closed, so that a run which outlived its parent overwrites no newer one.
+
+    Raises:
+        PressError: when another run holds it, naming its process.
+    """
+    held = lock.open("a+")
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        held.seek(0)
+        process = held.read() or "unknown"
+        held.close()
+        raise PressError(
+            f"{lock.stem} is still running elsewhere (process {process}): wait for it, or end it"
+        ) from None
+    held.truncate(0)
+    held.write(str(os.getpid()))
+    held.flush()
+    return held
 
 
 def _execute(name: str, notebook: Path, target: Path, parameters: dict[str, Any]) -> None:
@@ -141,7 +167,8 @@ def _execute(name: str, notebook: Path, target: Path, parameters: dict[str, Any]
             stderr_file=Progress(name),
         )
     except papermill.PapermillExecutionError as error:
-        if error.ename == PressError.__name__:  # the chapter's own refusal: its one line is enough
+        # The chapter's own refusal, or a model that does not load: its one line is enough.
+        if error.ename in (PressError.__name__, OSError.__name__):
             raise PressError(f"{name}: {error.evalue}") from None
         text = "\n".join(error.traceback)
         print(text if sys.stderr.isatty() else re.sub(r"\x1b\[[0-9;]*m", "", text), file=sys.stderr)

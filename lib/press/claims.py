@@ -79,9 +79,12 @@ def load_claims(path: Path = CLAIMS) -> dict[str, Claim]:
     """The claims by id, in the file's order.
 
     Raises:
-        PressError: when the file breaks its schema, names an unknown source or gives an id twice.
+        PressError: when the file is no YAML, breaks its schema, names an unknown source or gives an id twice.
     """
-    text = yaml.safe_load(path.read_text(encoding="utf-8"))
+    try:
+        text = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise PressError(f"{path.name} is not YAML: {' '.join(str(error).split())}") from None
     check_schema(text, "claims", path)
     claims: dict[str, Claim] = {}
     for entry in text["claims"]:

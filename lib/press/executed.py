@@ -35,7 +35,10 @@ def swap(app: Sphinx, docname: str, source: list[str]) -> None:
         raise ExtensionError(f"{docname} has not been executed: run make book")
     text = path.read_text(encoding="utf-8")
     if code(nbformat.reads(text, 4)) != code(nbformat.reads(source[0], 4)):
-        raise ExtensionError(f"{path.relative_to(ROOT)} was made from other code than {docname} holds: run make book")
+        raise ExtensionError(
+            f"{path.relative_to(ROOT)} was made from other code than {docname} holds: run make book; if that finds"
+            " nothing to do, delete that copy first"
+        )
     app.env.note_dependency(str(path))
     notebook = nbformat.reads(text, 4)
     for cell in notebook.cells:

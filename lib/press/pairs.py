@@ -1,12 +1,14 @@
 """Each chapter stands twice, as percent script and as notebook. Compare the two by content, and bring them together."""
 
+import hashlib
+import json
 from pathlib import Path
 
 import jupytext
 import jupytext.combine
 import nbformat
 
-from press import EXECUTED, NOTEBOOKS, PressError
+from press import BUILD, EXECUTED, NOTEBOOKS, PressError
 
 KEPT_METADATA = ("tags", "mystnb")
 CHECKED = "nbval-check-output"
@@ -29,7 +31,7 @@ def differing(folder: Path = NOTEBOOKS) -> list[tuple[str, str]]:
         left, right = content(script), content(notebook)
         if left != right:
             first = next((i for i, (a, b) in enumerate(zip(left, right, strict=False)) if a != b), None)
-            where = f"cell {first}" if first is not None else f"{len(left)} cells against {len(right)}"
+            where = f"cell {first} differs" if first is not None else f"{len(left)} cells against {len(right)}"
             found.append((script.stem, where))
     for notebook in sorted(folder.glob("*.ipynb")):
         if not notebook.with_suffix(".py").is_file():
@@ -38,9 +40,21 @@ def differing(folder: Path = NOTEBOOKS) -> list[tuple[str, str]]:
 
 
 def bring_together(folder: Path = NOTEBOOKS) -> None:
-    """Update the older half of each differing pair from the one edited last; stored outputs and cell ids stay."""
+    """Update the older half of each differing pair from the one edited last; stored outputs and cell ids stay.
+
+    Raises:
+        PressError: when both halves have changed since they last agreed: one edit would be lost.
+    """
+    notes = folder.parent / BUILD.name / "pairs.json"  # what each pair held when its halves last agreed
+    agreed = json.loads(notes.read_text()) if notes.is_file() else {}
     for name, where in differing(folder):
         script, notebook = folder / f"{name}.py", folder / f"{name}.ipynb"
+        halves = _digest(script), _digest(notebook)
+        if all(halves) and name in agreed and agreed[name] not in halves:
+            raise PressError(
+                f"{script.name} and {notebook.name} were both edited ({where}): carry the one edit over, then"
+                " delete the half you do not want"
+            )
         from_script = not notebook.is_file() or (
             script.is_file() and script.stat().st_mtime >= notebook.stat().st_mtime
         )
@@ -55,7 +69,14 @@ def bring_together(folder: Path = NOTEBOOKS) -> None:
             nbformat.write(cells, target)
         else:
             jupytext.write(cells, target, fmt="py:percent")
-        print(f"{target.relative_to(folder.parent)} brought up to {source.name} ({where} differed)")
+        print(f"{target.relative_to(folder.parent)} brought up to {source.name} ({where})")
+    notes.parent.mkdir(parents=True, exist_ok=True)
+    notes.write_text(json.dumps({script.stem: _digest(script) for script in folder.glob("*.py")}))
+
+
+def _digest(half: Path) -> str:
+    """SHA-256 of what a pair must agree on; nothing for a half that is gone."""
+    return hashlib.sha256(repr(content(half)).encode()).hexdigest() if half.is_file() else ""
 
 
 def keep_verdicts(name: str, folder: Path = NOTEBOOKS, executed: Path = EXECUTED) -> int:

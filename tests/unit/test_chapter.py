@@ -1,5 +1,6 @@
 """Running a chapter: misuse is refused before anything runs, and failure leaves nothing behind."""
 
+import fcntl
 import json
 from pathlib import Path
 
@@ -53,7 +54,10 @@ def book(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def leftovers(book: Path) -> list[str]:
-    return [p.name for p in (book / "_build").rglob("*") if p.is_file()] if (book / "_build").exists() else []
+    """What stands in the book's places; locks, and the notes on pairs, stay by design."""
+    return [
+        p.name for p in (book / "_build").rglob("*") if p.is_file() and p.suffix != ".lock" and p.name != "pairs.json"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -124,7 +128,7 @@ def test_pairs_are_compared_by_content_and_brought_together(book: Path) -> None:
     ids = [cell.id for cell in nbformat.read(notebook, 4).cells]
     assert pairs.differing(book / "notebooks") == []
     script.write_text(SCRIPT.replace("print(run.seeds)", "print(run.seeds + 1)"))
-    assert pairs.differing(book / "notebooks") == [("01_small", "cell 2")]
+    assert pairs.differing(book / "notebooks") == [("01_small", "cell 2 differs")]
     pairs.bring_together(book / "notebooks")
     assert pairs.differing(book / "notebooks") == []
     assert [cell.id for cell in nbformat.read(notebook, 4).cells][:2] == ids[:2]
@@ -141,6 +145,41 @@ def test_the_notebook_leads_when_it_was_edited_last(book: Path) -> None:
     os.utime(notebook, (later, later))
     pairs.bring_together(book / "notebooks")
     assert "run.close()  # edited" in script.read_text()
+
+
+def test_two_edits_of_one_pair_are_not_merged_by_chance(book: Path) -> None:
+    script, notebook = book / "notebooks/01_small.py", book / "notebooks/01_small.ipynb"
+    cells = nbformat.read(notebook, 4)
+    cells.cells[-1].source = "run.close()  # edited here"
+    nbformat.write(cells, notebook)
+    script.write_text(SCRIPT.replace("print(run.seeds)", "print(run.seeds + 1)"))
+    with pytest.raises(PressError, match=r"01_small.py and 01_small.ipynb were both edited \(cell 2 differs\)"):
+        pairs.bring_together(book / "notebooks")
+    assert "edited here" in notebook.read_text()
+    assert "run.seeds + 1" in script.read_text()
+    notebook.unlink()
+    pairs.bring_together(book / "notebooks")
+    assert "run.seeds + 1" in notebook.read_text()
+
+
+def test_a_run_that_outlived_its_parent_overwrites_nothing(book: Path) -> None:
+    (book / "_build/executed").mkdir(parents=True)
+    with (book / "_build/executed/01_small.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        lock.write("4711")
+        lock.flush()
+        with pytest.raises(PressError, match=r"01_small is still running elsewhere \(process 4711\)"):
+            chapter.run("01_small", {}, book=True)
+    assert leftovers(book) == []
+
+
+def test_a_model_that_does_not_load_is_told_in_one_line(book: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    script = book / "notebooks/01_small.py"
+    script.write_text(SCRIPT.replace("assert not fail", 'raise OSError("nothing at /nowhere")  #'))
+    pairs.bring_together(book / "notebooks")
+    with pytest.raises(PressError, match=r"^01_small: nothing at /nowhere$"):
+        chapter.run("01_small", {}, book=True)
+    assert "Traceback" not in capsys.readouterr().err
 
 
 def test_checked_outputs_survive_an_edit_elsewhere(book: Path) -> None:
@@ -163,6 +202,7 @@ def test_a_script_depends_on_the_modules_it_imports_and_theirs(tmp_path: Path) -
     script = tmp_path / "script.py"
     script.write_text("from pack.used import deeper\nimport numpy\n")
     assert lib_files(script, lib) == ["lib/pack/__init__.py", "lib/pack/deeper.py", "lib/pack/used.py"]
+    assert "lib/pack/used.py" in lib_files(lib / "pack" / "used.py", lib), "a script in lib depends on itself"
 
 
 def test_jupytext_reads_every_script() -> None:

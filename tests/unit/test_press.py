@@ -35,7 +35,15 @@ def test_an_explorer_draws_each_position_once_and_anew_when_a_choice_changes(mon
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0, "0"), (-0.0781, "−0.0781"), (1234.5, "1,234"), (3.0, "3"), (5e-5, "5.00e−05"), (12345678.0, "1.23e+07")],
+    [
+        (0, "0"),
+        (-0.0781, "−0.0781"),
+        (1234.5, "1,234"),
+        (999.7, "1,000"),
+        (3.0, "3"),
+        (5e-5, "5.00e−05"),
+        (12345678.0, "1.23e+07"),
+    ],
 )
 def test_numbers_are_short_and_keep_their_sign(value: float, text: str) -> None:
     assert number(value) == text

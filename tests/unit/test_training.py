@@ -51,7 +51,19 @@ def test_a_host_is_trained_once_and_made_again_when_damaged(
 
     (tmp_path / "t5-quick" / "model.safetensors").unlink()
     pretrain.small_host("t5", "quick", tmp_path)
+    assert "model.safetensors is missing" in capsys.readouterr().out
+
+    (tmp_path / "t5-quick" / "sha256.json").write_text("{")
+    pretrain.small_host("t5", "quick", tmp_path)
     assert "the cached copy is damaged" in capsys.readouterr().out
+
+    corpus = pretrain.instructions.corpus()
+    with monkeypatch.context() as patched:
+        patched.setattr(pretrain.instructions, "corpus", lambda: replace(corpus, train=corpus.train[:-1]))
+        pretrain.small_host("t5", "quick", tmp_path)
+    assert "the recipe has changed" in capsys.readouterr().out
+    pretrain.small_host("t5", "quick", tmp_path)
+    capsys.readouterr()
 
     monkeypatch.setattr(pretrain, "RECIPES", {"quick": replace(pretrain.RECIPES["quick"], lr=0.1)})
     pretrain.small_host("t5", "quick", tmp_path)

@@ -52,7 +52,8 @@ def small_host(family: str, size: str, cache: Path, device: str = "cpu") -> PreT
     A folder whose files do not match their checksums, or whose recipe is not today's, is made again and says so.
     """
     folder = cache / f"{family}-{size}"
-    recipe = {"family": family, "masked": MASKED} | asdict(seq2seq.SIZES[size]) | asdict(RECIPES[size])
+    recipe = {"family": family, "masked": MASKED, "read": _what_is_read()}
+    recipe |= asdict(seq2seq.SIZES[size]) | asdict(RECIPES[size])
     fault = _fault(folder, recipe)
     if fault:
         print(f"pretraining {folder.name} ({fault})", flush=True)
@@ -62,6 +63,12 @@ def small_host(family: str, size: str, cache: Path, device: str = "cpu") -> PreT
         _save(host, folder, recipe)
     host = seq2seq.load(str(folder)).eval()
     return host.to(device)
+
+
+def _what_is_read() -> str:
+    """SHA-256 of the corpus and of its vocabulary: a host that read other sentences is another host."""
+    read = [instructions.corpus().train, sorted(instructions.tokenizer().get_vocab().items())]
+    return hashlib.sha256(json.dumps(read).encode()).hexdigest()
 
 
 def _save(host: PreTrainedModel, folder: Path, recipe: dict[str, object]) -> None:
@@ -83,6 +90,8 @@ def _fault(folder: Path, recipe: dict[str, object]) -> str:
         if kept["recipe"] != recipe:
             return "the recipe has changed"
         for name, digest in kept["files"].items():
+            if not (folder / name).is_file():
+                return f"{name} is missing"
             if hashlib.sha256((folder / name).read_bytes()).hexdigest() != digest:
                 return f"{name} does not match its checksum"
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
