@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import IO, Any
 
 from traitlets.config import Config
@@ -19,8 +20,6 @@ from press.claims import check_schema
 from press.provenance import find_device
 
 SILENT_SECONDS = 5.0
-# Kernel and runner share a machine: a socket file serves them, and is open to no other user as a port would be.
-IPC = Config({"KernelManager": {"transport": "ipc"}})
 
 
 class Progress:
@@ -147,25 +146,36 @@ def _alone(lock: Path) -> IO[str]:
     return held
 
 
+def _socket_files(folder: Path) -> Config:
+    """Kernel and runner share a machine: socket files serve them, and are open to no other user as ports would be.
+
+    Each run has a folder of its own for them: by default all would be called `kernel-ipc` and lie where the run
+    started, so that two runs would talk into each other.
+    """
+    return Config({"KernelManager": {"transport": "ipc", "ip": str(folder / "kernel")}})
+
+
 def _execute(name: str, notebook: Path, target: Path, parameters: dict[str, Any]) -> None:
     import papermill
 
     # The kernels share the cores: one BLAS thread each, as many kernels as cores.
     os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"  # another one would draw nothing in the page
     # A GPU matrix product is bit-identical from run to run only with this set before CUDA starts.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     logging.getLogger("papermill").setLevel(logging.WARNING)
     print(f"{name}: starts", flush=True)
     try:
-        papermill.execute_notebook(
-            str(notebook.relative_to(ROOT)),
-            str(target),
-            parameters,
-            kernel_name="python3",
-            progress_bar=False,
-            config=IPC,
-            stderr_file=Progress(name),
-        )
+        with TemporaryDirectory(prefix="kernel-") as sockets:
+            papermill.execute_notebook(
+                str(notebook.relative_to(ROOT)),
+                str(target),
+                parameters,
+                kernel_name="python3",
+                progress_bar=False,
+                config=_socket_files(Path(sockets)),
+                stderr_file=Progress(name),
+            )
     except papermill.PapermillExecutionError as error:
         # The chapter's own refusal, or a model that does not load: its one line is enough.
         if error.ename in (PressError.__name__, OSError.__name__):

@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+from multiprocessing import Process
 from pathlib import Path
 
 import jupytext
@@ -171,6 +172,21 @@ def test_a_run_that_outlived_its_parent_overwrites_nothing(book: Path) -> None:
         with pytest.raises(PressError, match=r"01_small is still running elsewhere \(process 4711\)"):
             chapter.run("01_small", {}, book=True)
     assert leftovers(book) == []
+
+
+def test_two_chapters_run_side_by_side(book: Path) -> None:
+    """With kernels on socket files of one name, each would answer the other."""
+    (book / "notebooks/02_other.py").write_text(SCRIPT.replace("01_small", "02_other"))
+    pairs.bring_together(book / "notebooks")
+    children = []
+    for name in ("01_small", "02_other"):
+        children.append(Process(target=chapter.run, args=(name, {}), kwargs={"book": True}))
+        children[-1].start()
+    for child in children:
+        child.join()
+    assert [child.exitcode for child in children] == [0, 0]
+    for name in ("01_small", "02_other"):
+        assert json.loads((book / f"_build/records/{name}.json").read_text())["chapter"] == name
 
 
 def test_a_model_that_does_not_load_is_told_in_one_line(book: Path, capsys: pytest.CaptureFixture[str]) -> None:
