@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,10 @@ from tqdm import tqdm
 
 @dataclass(frozen=True)
 class FitSettings:
-    """How long and how fast: `steps` batches of `batch` samples, learning rate `lr` reached after `warmup` steps."""
+    """How long and how fast: `steps` batches of `batch` samples, learning rate `lr` reached after `warmup` steps.
+
+    `clip` is the largest gradient norm, `math.inf` for none.
+    """
 
     steps: int
     lr: float = 1e-3
@@ -19,11 +23,14 @@ class FitSettings:
     warmup: int = 20
     clip: float = 1.0
     weight_decay: float = 0.01
+    schedule: Literal["cosine", "constant"] = "cosine"
 
     def rate(self, step: int) -> float:
-        """The share of `lr` used at `step`: linear warm-up, then half a cosine to zero."""
+        """The share of `lr` used at `step`: linear warm-up, then constant or half a cosine to zero."""
         if step < self.warmup:
             return (step + 1) / self.warmup
+        if self.schedule == "constant":
+            return 1.0
         done = (step - self.warmup) / max(1, self.steps - self.warmup)
         return 0.5 * (1 + math.cos(math.pi * done))
 

@@ -1,0 +1,96 @@
+"""The perceiver resampler: a fixed number of learned latents reads a sequence by cross-attention."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class ResamplerSettings:
+    """The shape of a resampler.
+
+    `layer_norm` puts a LayerNorm before each block (on latents, on keys and values, before the feed-forward).
+    `latent_std` is the standard deviation of the latents at initialisation; habits of the field run from 0.02 (BLIP-2)
+    to 1 (Flamingo's open versions).
+    """
+
+    width: int
+    latents: int
+    depth: int
+    heads: int
+    feed_forward: int = 2  # times the width
+    layer_norm: bool = True
+    latent_std: float = 0.02
+
+
+# As the logs give them.
+NAMED = {"alignment-log": ResamplerSettings(width=1024, latents=64, depth=4, heads=8)}
+
+
+class CrossAttention(nn.Module):
+    """Latents ask, inputs answer; one learned map each for queries, keys, values and output, without biases."""
+
+    def __init__(self, settings: ResamplerSettings):
+        super().__init__()
+        width = settings.width
+        self.heads = settings.heads
+        self.norm_latents = nn.LayerNorm(width) if settings.layer_norm else nn.Identity()
+        self.norm_inputs = nn.LayerNorm(width) if settings.layer_norm else nn.Identity()
+        self.to_q = nn.Linear(width, width, bias=False)
+        self.to_k = nn.Linear(width, width, bias=False)
+        self.to_v = nn.Linear(width, width, bias=False)
+        self.to_out = nn.Linear(width, width, bias=False)
+
+    def split(self, x: Float[Tensor, "batch length width"]) -> Float[Tensor, "batch heads length head"]:
+        """One slice of the width for each head."""
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, S, h * e) -> (B, h, S, e)
+
+    def weights(
+        self, latents: Float[Tensor, "batch latents width"], inputs: Float[Tensor, "batch keys width"]
+    ) -> Float[Tensor, "batch heads latents keys"]:
+        """How much of each input every latent takes in; each row sums to 1."""
+        return self._weights(latents, self.norm_inputs(inputs))
+
+    def _weights(self, latents: Tensor, normed: Tensor) -> Tensor:
+        q = self.split(self.to_q(self.norm_latents(latents)))
+        k = self.split(self.to_k(normed))
+        return (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).softmax(-1)
+
+    def forward(
+        self, latents: Float[Tensor, "batch latents width"], inputs: Float[Tensor, "batch keys width"]
+    ) -> Float[Tensor, "batch latents width"]:
+        normed = self.norm_inputs(inputs)
+        values = self.split(self.to_v(normed))
+        read = self._weights(latents, normed) @ values  # (B, h, L, S) @ (B, h, S, e) -> (B, h, L, e)
+        return self.to_out(read.transpose(1, 2).flatten(2))
+
+
+class PerceiverResampler(nn.Module):
+    """Latents (L, width), refined by `depth` rounds of cross-attention and feed-forward, each with its residual.
+
+    After Jaegle et al. 2021 and Alayrac et al. 2022, section 3.1; keys and values are the inputs alone, as in the logs.
+    """
+
+    def __init__(self, settings: ResamplerSettings):
+        super().__init__()
+        width, hidden = settings.width, settings.feed_forward * settings.width
+        self.latents = nn.Parameter(torch.randn(settings.latents, width) * settings.latent_std)
+        self.attentions = nn.ModuleList(CrossAttention(settings) for _ in range(settings.depth))
+        self.feed_forwards = nn.ModuleList(
+            nn.Sequential(
+                nn.LayerNorm(width) if settings.layer_norm else nn.Identity(),
+                nn.Linear(width, hidden),
+                nn.GELU(),
+                nn.Linear(hidden, width),
+            )
+            for _ in range(settings.depth)
+        )
+
+    def forward(self, inputs: Float[Tensor, "batch keys width"]) -> Float[Tensor, "batch latents width"]:
+        latents = self.latents.expand(len(inputs), -1, -1)  # (L, width) -> (B, L, width)
+        for attend, feed_forward in zip(self.attentions, self.feed_forwards, strict=True):
+            latents = latents + attend(latents, inputs)
+            latents = latents + feed_forward(latents)
+        return latents

@@ -1,0 +1,62 @@
+"""Is there anything to learn? A linear probe from inputs to targets, beside what chance would give it."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+SHUFFLES = 40
+RIDGE = 1e-2  # of the mean variance of the inputs
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Share of the targets' variance that a linear map explains on held-out rows (R²), and the same with rows shuffled.
+
+    `null` holds the R² of each shuffle: what a probe of this size finds where there is nothing.
+    """
+
+    r2: float
+    null: tuple[float, ...]
+
+    @property
+    def found(self) -> bool:
+        """Whether the inputs tell something of the targets: more than in any shuffle, so p < 1 / (shuffles + 1)."""
+        return self.r2 > max(self.null)
+
+    def __str__(self) -> str:
+        word = "a relation" if self.found else "no relation"
+        return f"{word}: held-out R² {self.r2:.3f}, at most {max(self.null):.3f} in {len(self.null)} shuffles"
+
+
+def linear_probe(
+    inputs: Float[Tensor, "samples width"], targets: Float[Tensor, "samples target_width"], seed: int = 0
+) -> Probe:
+    """Fit ridge regression on one half of the rows, judge it on the other, and repeat with the pairing shuffled.
+
+    Raises:
+        ValueError: for fewer than eight rows, or not as many of one as of the other.
+    """
+    if len(inputs) != len(targets) or len(inputs) < 8:
+        raise ValueError(f"{len(inputs)} inputs and {len(targets)} targets: give at least eight of each, row by row")
+    draw = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(inputs), generator=draw)
+    x, y = inputs.double().cpu()[order], targets.double().cpu()[order]
+    half = len(x) // 2
+    mean = x[:half].mean(0)
+    x = x - mean
+    gram = x[:half] @ x[:half].T  # (half, half): cheap for wide inputs too
+    penalty = RIDGE * gram.diagonal().mean() + 1e-12
+    solve = torch.linalg.cholesky(gram + penalty * torch.eye(half, dtype=gram.dtype))
+    reach = x[half:] @ x[:half].T  # (rest, half)
+
+    def r2(y: Tensor) -> float:
+        centre = y[:half].mean(0)
+        predicted = centre + reach @ torch.cholesky_solve(y[:half] - centre, solve)
+        error = (y[half:] - predicted).square().sum()
+        total = (y[half:] - centre).square().sum()
+        return float(1 - error / total) if total > 0 else 0.0
+
+    shuffled = tuple(r2(y[torch.randperm(len(y), generator=draw)]) for _ in range(SHUFFLES))
+    return Probe(r2(y), shuffled)

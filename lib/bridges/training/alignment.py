@@ -1,0 +1,119 @@
+"""Train contrastive bridges on pairs, many settings and seeds at once, and judge them on held-out pairs."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from bridges.hosts.contrastive import AlignmentSettings, ContrastiveBridge, Embeddings
+from bridges.tasks.pairs import Features
+from bridges.training.ensemble import Ensemble, fit_ensemble
+from bridges.training.fit import FitSettings
+from bridges.training.losses import alignment_loss, info_nce
+
+
+@dataclass(frozen=True)
+class Run:
+    """One bridge to train: what it is, how it is trained, and the seed of its values and batches."""
+
+    bridge: AlignmentSettings
+    fit: FitSettings
+    seed: int
+
+    def build(self) -> ContrastiveBridge:
+        """The bridge before training."""
+        torch.manual_seed(self.seed)
+        return ContrastiveBridge(self.bridge)
+
+
+@dataclass(frozen=True)
+class Bridges:
+    """Trained bridges in the order of their runs; `groups` hold those of one architecture and length side by side."""
+
+    runs: tuple[Run, ...]
+    groups: tuple[tuple[tuple[int, ...], Ensemble], ...]
+
+    def model(self, index: int) -> nn.Module:
+        """One bridge as a module of its own."""
+        return next(e.model(members.index(index)) for members, e in self.groups if index in members)
+
+    def curve(self, index: int) -> Float[Tensor, " steps"]:
+        """The training loss of every step, in nats, of total weight 1.25."""
+        return next(e.losses[:, members.index(index)] for members, e in self.groups if index in members)
+
+    def embed(self, pairs: Features) -> Iterator[tuple[int, Embeddings]]:
+        """The pairs' embeddings by each bridge, with its index."""
+        for members, ensemble in self.groups:
+            device = ensemble.losses.device
+            found = ensemble.apply(pairs.patches.to(device), pairs.text.to(device))
+            for place, index in enumerate(members):
+                yield index, Embeddings(*(part[place] for part in found))
+
+    def measure(self, pairs: Features, of: Callable[[Embeddings], float]) -> Float[Tensor, " runs"]:
+        """One number for each bridge from its embeddings of the pairs."""
+        found = torch.empty(len(self.runs), dtype=torch.float64)  # on the CPU: one number each
+        for index, embeddings in self.embed(pairs):
+            found[index] = of(embeddings)
+        return found
+
+
+def held_out_loss(embeddings: Embeddings, batch: int) -> float:
+    """CLIP loss in nats, averaged over batches in their order, the last one short, as an evaluation loop does."""
+    image, text, scale = embeddings
+    starts = range(0, len(image), batch)
+    return sum(info_nce(image[i : i + batch], text[i : i + batch], scale).item() for i in starts) / len(starts)
+
+
+def sampled_widths(steps: int, widths: Sequence[int]) -> list[int]:
+    """One Matryoshka width for each step, the same for every run, so that runs differ in nothing else."""
+    draw = torch.Generator().manual_seed(0)
+    return [widths[i] for i in torch.randint(len(widths), (steps,), generator=draw).tolist()]
+
+
+def train_bridges(
+    runs: Sequence[Run],
+    pairs: Features,
+    widths: Sequence[int],
+    device: str = "cpu",
+    describe: str = "bridges",
+    look: Callable[[int, Bridges], None] | None = None,
+) -> Bridges:
+    """Train every run on the log's loss with one sampled Matryoshka width a step.
+
+    Runs of one architecture, length and batch share a vectorised graph (`fit_ensemble`); the others follow in turn.
+    `look` is called after each step of each graph, with the number of steps done and the bridges of that graph.
+    """
+    patches, text = pairs.patches.to(device), pairs.text.to(device)
+    alike: dict[Any, list[int]] = {}
+    for index, run in enumerate(runs):
+        # The latents' standard deviation is a matter of values alone, not of architecture.
+        architecture = replace(run.bridge, resampler=replace(run.bridge.resampler, latent_std=0.0))
+        alike.setdefault((architecture, run.fit.steps, run.fit.batch), []).append(index)
+    groups = []
+    for members in alike.values():
+        chosen = [runs[i] for i in members]
+        sampled = sampled_widths(chosen[0].fit.steps, widths)
+
+        def batch_loss(
+            model: Callable[..., Embeddings], rows: Int[Tensor, " batch"], step: int, sampled: list[int] = sampled
+        ) -> Tensor:
+            return alignment_loss(*model(patches[rows], text[rows]), widths, sampled[step])[0]
+
+        def seen(step: int, ensemble: Ensemble, chosen: list[Run] = chosen) -> None:
+            assert look
+            look(step, Bridges(tuple(chosen), ((tuple(range(len(chosen))), ensemble),)))
+
+        ensemble = fit_ensemble(
+            [run.build().to(device) for run in chosen],
+            batch_loss,
+            len(pairs),
+            [run.fit for run in chosen],
+            [run.seed for run in chosen],
+            look=seen if look else None,
+            describe=f"{describe}, {len(chosen)} at once",
+        )
+        groups.append((tuple(members), ensemble))
+    return Bridges(tuple(runs), tuple(groups))

@@ -1,0 +1,166 @@
+"""Many small models trained at once: one vectorised graph for every seed and setting.
+
+Small models are bound by the cost of starting each operation, not by arithmetic. `torch.func.vmap` runs the same
+operation for all models together (`torch.func.stack_module_state`, `functional_call`), so that a factorial over seeds
+costs a fraction of the same runs one by one, and gives the same losses.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.func import functional_call, grad_and_value, stack_module_state, vmap
+from tqdm import tqdm
+
+from bridges.training.fit import FitSettings
+
+State = dict[str, Tensor]
+BETAS, EPSILON = (0.9, 0.999), 1e-8  # torch.optim.AdamW's own
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """Trained models as stacked tensors (models, ...), and the loss of every step (steps, models) in nats."""
+
+    template: nn.Module
+    parameters: State
+    buffers: State
+    losses: Float[Tensor, "steps models"]
+
+    def __len__(self) -> int:
+        return self.losses.shape[1]
+
+    def model(self, index: int) -> nn.Module:
+        """One of the models as a module of its own."""
+        single = deepcopy(self.template).to_empty(device=self.losses.device)
+        single.load_state_dict({name: stack[index] for name, stack in (self.parameters | self.buffers).items()})
+        return single
+
+    @torch.no_grad()
+    def apply(self, *inputs: Any) -> Any:
+        """What every model makes of the same inputs; each tensor gains a leading dimension of models."""
+
+        def call(parameters: State, buffers: State) -> Any:
+            return functional_call(self.template, (parameters, buffers), inputs)
+
+        return vmap(call)(self.parameters, self.buffers)
+
+
+def fit_ensemble(
+    models: Sequence[nn.Module],
+    batch_loss: Callable[[Callable[..., Any], Int[Tensor, " batch"], int], Tensor],
+    samples: int,
+    settings: Sequence[FitSettings],
+    seeds: Sequence[int],
+    *,
+    chunk: int | None = None,
+    look: Callable[[int, Ensemble], None] | None = None,
+    describe: str = "training",
+) -> Ensemble:
+    """Train models of one architecture side by side, each as `fit` would train it alone.
+
+    Args:
+        models: modules that differ in their values alone; they are copied, not changed.
+        batch_loss: `batch_loss(model, indices, step)` of one model, which is called as the module would be.
+        samples: how many samples there are to draw batches from.
+        settings: one for each model; steps and batch must agree, rate, warm-up, clipping and decay may differ.
+        seeds: one for each model: the order of its batches, the same as `fit`'s for that seed.
+        chunk: how many models share the cache at once; all of them where nothing is given.
+        look: called after each step with the number of steps done and the models as they then are.
+
+    A model whose loss is no longer finite stays so, and leaves the others alone: look at `losses`.
+
+    Raises:
+        ValueError: for lists of different lengths, settings that do not fit together, models of different
+            architecture, or one that `vmap` does not accept.
+    """
+    if not len(models) == len(settings) == len(seeds) or not models:
+        raise ValueError(f"{len(models)} models, {len(settings)} settings, {len(seeds)} seeds: give one each for each")
+    steps, batch = settings[0].steps, settings[0].batch
+    if any((s.steps, s.batch) != (steps, batch) for s in settings):
+        raise ValueError("settings differ in steps or batch: train such models in ensembles of their own")
+    shapes = [{n: (p.shape, p.requires_grad) for n, p in m.named_parameters()} for m in models]
+    if any(s != shapes[0] for s in shapes):
+        raise ValueError("the models differ in architecture: train each architecture in an ensemble of its own")
+    device = next(models[0].parameters()).device
+    parameters, buffers = stack_module_state(list(models))
+    parameters = {name: p.detach() for name, p in parameters.items()}
+    # What is frozen stands among the buffers, where no gradient is taken.
+    buffers |= {name: parameters.pop(name) for name, p in models[0].named_parameters() if not p.requires_grad}
+    template = deepcopy(models[0]).to("meta")
+    orders = torch.stack([_order(seed, samples, steps, batch) for seed in seeds], 1).to(device)  # (T, M, B)
+    rates = torch.tensor([[s.lr * s.rate(step) for s in settings] for step in range(steps)], device=device)
+    decays = torch.tensor([s.weight_decay for s in settings], device=device)
+    clips = torch.tensor([s.clip for s in settings], device=device)
+    first, second = ({name: torch.zeros_like(p) for name, p in parameters.items()} for _ in range(2))
+    losses = torch.empty(steps, len(models), device=device)
+
+    for step in tqdm(range(steps), desc=describe, leave=False):
+
+        def one(parameters: State, buffers: State, rows: Tensor, step: int = step) -> Tensor:
+            def model(*inputs: Any) -> Any:
+                return functional_call(template, (parameters, buffers), inputs)
+
+            return batch_loss(model, rows, step)
+
+        try:
+            gradients, loss = vmap(grad_and_value(one), chunk_size=chunk)(parameters, buffers, orders[step])
+        except RuntimeError as error:
+            if step:
+                raise
+            raise ValueError(
+                f"this model or loss cannot be vectorised over models ({str(error).splitlines()[0]}): train it with"
+                " fit, one by one"
+            ) from error
+        _clip(gradients, clips)
+        _adamw(parameters, gradients, first, second, rates[step], decays, step + 1)
+        losses[step] = loss
+        if look:
+            look(step + 1, Ensemble(template, parameters, buffers, losses[: step + 1]))
+    return Ensemble(template, parameters, buffers, losses)
+
+
+def _order(seed: int, samples: int, steps: int, batch: int) -> Int[Tensor, "steps batch"]:
+    """The batches that `fit` draws with this seed."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.stack([torch.randint(samples, (batch,), generator=generator) for _ in range(steps)])
+
+
+def _clip(gradients: State, largest: Float[Tensor, " models"]) -> None:
+    """Scale each model's gradients down to norm `largest`, as `nn.utils.clip_grad_norm_` does for one model."""
+    if not torch.isfinite(largest).any():
+        return
+    squares = torch.stack([g.reshape(len(g), -1).square().sum(1) for g in gradients.values()])  # (parameters, M)
+    factor = (largest / (squares.sum(0).sqrt() + 1e-6)).clamp(max=1)
+    for gradient in gradients.values():
+        gradient.mul_(_per_model(factor, gradient))
+
+
+def _adamw(
+    parameters: State,
+    gradients: State,
+    first: State,
+    second: State,
+    rate: Float[Tensor, " models"],
+    decay: Float[Tensor, " models"],
+    step: int,
+) -> None:
+    """One step of AdamW (Loshchilov and Hutter 2019, algorithm 2) in place, with a rate and a decay for each model."""
+    bias_1, bias_2 = 1 - BETAS[0] ** step, 1 - BETAS[1] ** step
+    for name, parameter in parameters.items():
+        gradient, size = gradients[name], _per_model(rate, parameter)
+        parameter.mul_(1 - size * _per_model(decay, parameter))
+        first[name].lerp_(gradient, 1 - BETAS[0])
+        second[name].mul_(BETAS[1]).addcmul_(gradient, gradient, value=1 - BETAS[1])
+        denominator = second[name].sqrt().div_(math.sqrt(bias_2)).add_(EPSILON)
+        parameter.sub_(size / bias_1 * first[name] / denominator)
+
+
+def _per_model(values: Float[Tensor, " models"], like: Tensor) -> Tensor:
+    """Shaped to scale each model's slice of `like`."""
+    return values.view(-1, *[1] * (like.dim() - 1))

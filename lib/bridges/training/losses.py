@@ -1,0 +1,67 @@
+"""Losses on embeddings: symmetric InfoNCE, the same on Matryoshka prefixes, and the alignment log's sum of both."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import cross_entropy, normalize
+
+CLIP_WEIGHT, MRL_WEIGHT = 0.25, 1.0  # the alignment log's
+
+
+def info_nce(
+    image: Float[Tensor, "batch width"], text: Float[Tensor, "batch width"], scale: Float[Tensor, ""]
+) -> Float[Tensor, ""]:
+    """CLIP's loss in nats: mean of image-to-text and text-to-image cross-entropy (Radford et al. 2021, figure 3).
+
+    Row i of `image` and of `text`, both of unit norm, belong together; the other rows of the batch are the negatives.
+    Where no pair stands out it is ln(batch).
+    """
+    logits = scale * image @ text.T  # (B, B)
+    right = torch.arange(len(logits), device=logits.device)
+    return (cross_entropy(logits, right) + cross_entropy(logits.T, right)) / 2
+
+
+def prefix_loss(
+    image: Float[Tensor, "batch width"], text: Float[Tensor, "batch width"], scale: Float[Tensor, ""], width: int
+) -> Float[Tensor, ""]:
+    """`info_nce` on the first `width` coordinates, brought back to unit norm (Kusupati et al. 2022, section 3)."""
+    return info_nce(normalize(image[:, :width], dim=-1), normalize(text[:, :width], dim=-1), scale)
+
+
+def matryoshka_loss(
+    image: Float[Tensor, "batch width"],
+    text: Float[Tensor, "batch width"],
+    scale: Float[Tensor, ""],
+    widths: Sequence[int],
+) -> Float[Tensor, ""]:
+    """The sum of the losses on all prefixes, each of weight 1, as the alignment log adds them."""
+    return torch.stack([prefix_loss(image, text, scale, width) for width in widths]).sum()
+
+
+def alignment_loss(
+    image: Float[Tensor, "batch width"],
+    text: Float[Tensor, "batch width"],
+    scale: Float[Tensor, ""],
+    widths: Sequence[int],
+    sampled: int | None = None,
+) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
+    """The alignment log's loss, 0.25 CLIP + 1.0 Matryoshka, and what to write in a log beside it.
+
+    With `sampled` only that prefix is computed, as the log does to save time. Its logger then writes that one prefix's
+    loss as `loss_mrl`; the entries here carry the prefix's width in their name, so that none can be taken for the sum.
+    """
+    clip = info_nce(image, text, scale)
+    chosen = widths if sampled is None else (sampled,)
+    each = {f"loss_mrl_{width}": prefix_loss(image, text, scale, width) for width in chosen}
+    mrl = torch.stack(list(each.values())).sum()
+    return CLIP_WEIGHT * clip + MRL_WEIGHT * mrl, {"loss_clip": clip} | each
+
+
+def log_as_written(entries: dict[str, Float[Tensor, ""]]) -> dict[str, Float[Tensor, ""]]:
+    """What the alignment log's logger makes of those entries: the sum of whatever prefixes were computed."""
+    return {
+        "loss_clip": entries["loss_clip"],
+        "loss_mrl": torch.stack([value for name, value in entries.items() if name.startswith("loss_mrl_")]).sum(),
+    }
