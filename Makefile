@@ -24,7 +24,7 @@ test: .venv/test.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest
+	$(BIN)/pytest -n $(CORES) --dist loadfile
 
 # One chapter with other parameters, kept apart from the book: make chapter C=02_encoder_bypass ARGS="-p seeds 8"
 chapter: _build/pairs.stamp
