@@ -22,7 +22,7 @@ class Probe:
 
     @property
     def found(self) -> bool:
-        """Whether the inputs tell something of the targets: more than in any shuffle, so p < 1 / (shuffles + 1)."""
+        """Whether the inputs tell more of the targets than in any shuffle, so that p < 1 / (shuffles + 1)."""
         return self.r2 > max(self.null)
 
     def __str__(self) -> str:
