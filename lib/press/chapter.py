@@ -177,8 +177,7 @@ def _execute(name: str, notebook: Path, target: Path, parameters: dict[str, Any]
                 stderr_file=Progress(name),
             )
     except papermill.PapermillExecutionError as error:
-        # The chapter's own refusal, or a model that does not load: its one line is enough.
-        if error.ename in (PressError.__name__, OSError.__name__):
+        if error.ename == PressError.__name__:  # the chapter's own refusal: its one line is enough
             raise PressError(f"{name}: {error.evalue}") from None
         text = "\n".join(error.traceback)
         print(text if sys.stderr.isatty() else re.sub(r"\x1b\[[0-9;]*m", "", text), file=sys.stderr)

@@ -5,7 +5,8 @@ import math
 import platform
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -56,6 +57,19 @@ def commit() -> str:
         return head.stdout.strip() + ("+" if dirty.stdout.strip() else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
+
+
+@contextmanager
+def refusing() -> Iterator[None]:
+    """Around the loading of what a reader gave: what cannot be read or loaded stops the chapter, with its one line.
+
+    Raises:
+        PressError: in the place of a ValueError or OSError.
+    """
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        raise PressError(str(error)) from None
 
 
 @dataclass

@@ -191,7 +191,8 @@ def test_two_chapters_run_side_by_side(book: Path) -> None:
 
 def test_a_model_that_does_not_load_is_told_in_one_line(book: Path, capsys: pytest.CaptureFixture[str]) -> None:
     script = book / "notebooks/01_small.py"
-    script.write_text(SCRIPT.replace("assert not fail", 'raise OSError("nothing at /nowhere")  #'))
+    loads = 'from press.provenance import refusing\nwith refusing():\n    raise OSError("nothing at /nowhere")  #'
+    script.write_text(SCRIPT.replace("assert not fail", loads))
     pairs.bring_together(book / "notebooks")
     with pytest.raises(PressError, match=r"^01_small: nothing at /nowhere$"):
         chapter.run("01_small", {}, book=True)
