@@ -9,11 +9,6 @@ from bridges.tasks.pairs import FEATURES, Features, read_features, read_pairs, s
 from bridges.tasks.scenes import GRID, OBJECTS, WIDTH, scenes
 from PIL import Image
 from safetensors.torch import save_file
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Whitespace
-from transformers import CLIPConfig, CLIPModel, PreTrainedTokenizerFast
-from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 
 def test_scenes_are_the_same_in_every_run_and_hold_no_two_objects_in_a_cell() -> None:
@@ -124,28 +119,10 @@ def test_a_damaged_or_missing_file_is_refused(tmp_path: Path) -> None:
 
 @pytest.fixture
 def small_clip(tmp_path: Path) -> Path:
-    """A real CLIP of two layers in a folder, with its image processor and tokenizer, as from_pretrained finds them."""
-    words = sorted({word.strip(",") for caption in scenes(500).captions() for word in caption.split()})
-    vocabulary = {word: i for i, word in enumerate(["<pad>", "<unk>", ",", *words, "<eos>"])}
-    model = Tokenizer(WordLevel(vocabulary, unk_token="<unk>"))
-    model.pre_tokenizer = Whitespace()
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=model, pad_token="<pad>", unk_token="<unk>", eos_token="<eos>", model_max_length=32
-    )
-    tower = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    """A CLIP of two layers in a folder, as from_pretrained finds it."""
     torch.manual_seed(0)
-    model = CLIPModel(
-        CLIPConfig(
-            text_config=tower | {"vocab_size": len(vocabulary), "max_position_embeddings": 32, "eos_token_id": 2},
-            vision_config=tower | {"image_size": 32, "patch_size": 8},
-            projection_dim=24,
-        )
-    )
     folder = tmp_path / "clip"
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    size = {"height": 32, "width": 32}
-    CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size=size).save_pretrained(folder)
+    clip.build(scenes(500).captions()).save(folder)
     return folder
 
 
@@ -156,6 +133,7 @@ def test_images_and_captions_go_through_a_clip_from_a_folder(folder: Path, small
     assert features.text.shape == (12, 24)
     assert not any(p.requires_grad for p in towers.model.parameters())
     pixels = towers.processor(images=[next(pairs.pictures())], return_tensors="pt")["pixel_values"]
+    assert towers.tokenizer.unk_token_id not in towers.tokenizer(list(pairs.captions[:1]))["input_ids"][0]
     expected = towers.model.get_text_features(**towers.tokenizer([pairs.captions[0]], return_tensors="pt"))
     expected = getattr(expected, "pooler_output", expected)
     torch.testing.assert_close(features.text[:1], expected, rtol=1e-4, atol=1e-5)

@@ -3,14 +3,20 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from PIL import Image
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from tokenizers.processors import TemplateProcessing
 from torch import Tensor
 from tqdm import tqdm
-from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel
+from transformers import AutoTokenizer, CLIPConfig, CLIPModel, PreTrainedTokenizerFast
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 BATCH = 32
 
@@ -22,6 +28,11 @@ class Towers:
     model: CLIPModel
     processor: Any
     tokenizer: Any
+
+    def save(self, folder: Path) -> None:
+        """Write the model, its image processor and its tokenizer, as `load` and `from_pretrained` find them."""
+        for part in (self.model, self.processor, self.tokenizer):
+            part.save_pretrained(folder)
 
     @torch.no_grad()
     def patches(self, images: Iterable[Image.Image]) -> Float[Tensor, "images patches width"]:
@@ -46,6 +57,30 @@ class Towers:
         return torch.cat(found)
 
 
+def build(captions: Iterable[str]) -> Towers:
+    """A small CLIP from a configuration, freshly initialised, for images of 32 pixels and the words of these captions.
+
+    Nothing about it is trained: it stands in for a real one where only the way through the code is wanted. `save` puts
+    it into a folder from which `load` reads it like any other.
+    """
+    words = sorted({word for caption in captions for word in caption.replace(",", " , ").split()})
+    vocabulary = {word: i for i, word in enumerate(["<pad>", "<unk>", "<bos>", "<eos>", *words])}
+    by_word = Tokenizer(WordLevel(vocabulary, unk_token="<unk>"))
+    by_word.pre_tokenizer = Whitespace()
+    by_word.post_processor = TemplateProcessing(single="<bos> $A <eos>", special_tokens=[("<bos>", 2), ("<eos>", 3)])
+    special = {name: f"<{name[:3]}>" for name in ("pad_token", "unk_token", "bos_token", "eos_token")}
+    tower = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    text = {"vocab_size": len(vocabulary), "max_position_embeddings": 64, "bos_token_id": 2, "eos_token_id": 3}
+    config = CLIPConfig(
+        text_config=tower | text, vision_config=tower | {"image_size": 32, "patch_size": 8}, projection_dim=24
+    )
+    return Towers(
+        CLIPModel(config).eval().requires_grad_(False),
+        CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}),
+        PreTrainedTokenizerFast(tokenizer_object=by_word, model_max_length=64, **special),
+    )
+
+
 def load(name: str) -> Towers:
     """A CLIP from a local folder or a hub name, frozen, in evaluation mode.
 
@@ -54,7 +89,7 @@ def load(name: str) -> Towers:
     """
     try:
         model = CLIPModel.from_pretrained(name).eval().requires_grad_(False)
-        return Towers(model, AutoImageProcessor.from_pretrained(name), AutoTokenizer.from_pretrained(name))
+        return Towers(model, CLIPImageProcessorPil.from_pretrained(name), AutoTokenizer.from_pretrained(name))
     except (OSError, ValueError) as error:
         raise OSError(
             f"no CLIP could be loaded from {name!r}: give a folder that holds the model, its image processor and its"
