@@ -182,13 +182,15 @@ Markdown(
 )
 
 # %% [markdown]
-# Not one of 65,536 values differs. There is no bug here to fix: the code is clumsy, and it does what its fix does.
+# Not one of 65,536 values differs once the generators are aligned; at equal seed the criticised code and fix B are two
+# draws of one distribution. There is no bug here to fix: the code is clumsy, and it does what its fix does.
 #
 # ### Small latents, link by link
 #
-# Now the standard deviation itself, over three orders of magnitude, with and without pre-LayerNorm. At initialisation we
-# measure how flat the first layer's attention is and what gradient arrives in the perceiver; then we train at the log's
-# own learning rate of 0.002, the low one of the next chapter.
+# Now the standard deviation itself, over three orders of magnitude, with and without pre-LayerNorm. At initialisation
+# we measure how flat the first layer's attention is and what gradient arrives in the perceiver; then we train at a rate
+# of 0.002. That is the log's number, but in this narrow connector a gentle rate; the next chapter crosses the deviation
+# with a harsher one.
 
 # %%
 pairs = scenes(size.train, seed=0).features(seed=0)
@@ -259,7 +261,7 @@ def over_seeds(of) -> Estimate:
     return mean_interval([of(seed) for seed in range(run.seeds)])
 
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "Before training: gradient norm of the whole perceiver, of its latents and of its query projections, and flatness of the first layer's attention (1: every patch counts the same), against the latents' standard deviation. After training: R@1 among 512 test pairs, chance 0.2 %. Mean and 95 % interval over seeds.", "name": "fig-init-sweep"}, "image": {"alt": "Three panels against latent standard deviation from 0.002 to 1, each with and without LayerNorm. Gradient norm of the latents falls as the deviation grows; attention is nearly flat everywhere; R@1 stays within a few points with LayerNorm and without."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Before training: gradient norm of the whole perceiver, of its latents and of its query projections, and flatness of the first layer's attention (1: every patch counts the same), against the latents' standard deviation. After training: R@1 among 512 test pairs, chance 0.2 %. Mean and 95 % interval over seeds.", "name": "fig-init-sweep"}, "image": {"alt": "Three panels against latent standard deviation from 0.002 to 1, each with and without LayerNorm. The latents' gradient norm falls about tenfold with LayerNorm and hardly without; attention is nearly flat everywhere; R@1 rises by some nine points with LayerNorm and seven without."}}
 figure, panels = plt.subplots(1, 3, figsize=(7.2, 3.2))
 LOOK = {True: ("blue", "o", "-"), False: ("orange", "s", "--")}
 
@@ -402,14 +404,18 @@ def r1_at(std: float, norm: bool) -> Estimate:
 
 
 Markdown(
-    f"Nor are small latents starved. At 0.02 the perceiver gets as much gradient as at 1, its first attention is about as"
-    f" flat, and it learns: R@1 is {r1_at(0.02, True)} % with LayerNorm and {r1_at(0.02, False)} % without, where chance is"
-    f" {100 / len(test):.1f} %. Unit latents are ahead at this budget, by {gain} points; that is a difference of pace, not"
-    " of learning and not learning. One link of the log's chain is there: without LayerNorm the *query* projections get"
-    " less gradient from small latents, as the table shows."
+    f"Nor are small latents starved. At 0.02 the perceiver gets as much gradient as at 1, and it learns: R@1 is"
+    f" {r1_at(0.02, True)} % with LayerNorm and {r1_at(0.02, False)} % without, where chance is {100 / len(test):.1f} %."
+    f" Unit latents are ahead by {gain} points. Where that interval lies on both sides of five points, this part of the"
+    " claim stays open: small latents may well cost accuracy at this budget. They do not prevent learning. Whether the gap"
+    " closes with more steps was not tested."
 )
 
 # %% [markdown]
+# Two links of the log's chain are there: attention at 0.02 is almost uniform, and without LayerNorm the query
+# projections get less gradient. But unit latents are about as flat in this small perceiver, which left the criterion's
+# 0.1 no room, and flatness did not keep the rest from learning.
+#
 # Small latents are a different matter from a bug, and the field lives with both: Flamingo's open versions draw them at
 # unit scale {cite}`alayrac2022flamingo`; BLIP-2's code makes its queries zero and then, in the next line, redraws them at
 # 0.02 {cite}`li2023blip2`, the very pattern the log calls a bug, and it trains. One choice does break
@@ -510,7 +516,8 @@ flow = gradient_flow(
     ),
 )
 Markdown(
-    f"{len(flow.gradient)} parameters, {len(flow.dead)} of them dead: "
+    f"{len(flow.gradient)} parameters, {len(flow.dead)} of them dead (a bias on keys is so by arithmetic: a softmax does not"
+    " see what is added to all its scores): "
     + (", ".join(f"`{name}`" for name in flow.dead[:6]) or "none")
     + f". Gradient norm at the queries {flow.gradient['query_tokens']:.3g}, of the whole {flow.norm():.3g}."
 )

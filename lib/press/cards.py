@@ -41,7 +41,7 @@ def card(verdict: "Verdict") -> str:
     claim = verdict.claim
     criteria = {part.metric: part for part in claim.parts}
     parts = "".join(
-        f"<li>{prose(criteria[seen.metric].reads)}. The log is right if this is {threshold(criteria[seen.metric])}."
+        f"<li>{prose(criteria[seen.metric].reads)}. The claim holds if this is {threshold(criteria[seen.metric])}."
         f" <strong>Observed: {escape(measured(seen.observed, seen.interval, criteria[seen.metric].unit))}</strong>,"
         f" n&nbsp;=&nbsp;{seen.n}: {seen.verdict}.</li>"
         for seen in verdict.parts
@@ -53,7 +53,7 @@ def card(verdict: "Verdict") -> str:
 def claim_card(claim: "Claim") -> str:
     """The claim's card before any run: what is said, the log's figures, and the criterion."""
     parts = "".join(f"<li>{prose(p.reads)}. Line: {threshold(p)} {escape(p.unit)}.</li>" for p in claim.parts)
-    criterion = f"<p>The log is right if each is on its side of the line ({claim.strength}):</p><ul>{parts}</ul>"
+    criterion = f"<p>The claim holds if each is on its side of the line ({claim.strength}):</p><ul>{parts}</ul>"
     return _box("claim", f"<strong>Claim {claim.id}</strong>", claim, criterion)
 
 
