@@ -99,6 +99,8 @@ run = begin(
 size = run.size
 with refusing():
     mine = read_losses(Path(losses)) if losses else None
+    if mine:
+        read_loss(mine, batch_size, weight)
 torch.set_num_threads(1)
 use_style()
 

@@ -115,7 +115,7 @@ def load_mine(folder: Path) -> Features:
 
 
 with refusing():
-    mine = load_mine(Path(pairs_folder)) if pairs_folder else None
+    mine = split(load_mine(Path(pairs_folder))) if pairs_folder else None
 torch.set_num_threads(1)
 use_style()
 
@@ -654,13 +654,13 @@ Explorer(
 if mine is None:
     with tempfile.TemporaryDirectory() as folder:
         write_features(Path(folder), scenes(1024, seed=5).features(seed=5))
-        mine = read_features(Path(folder))
-seen, unseen = split(mine)
+        mine = split(read_features(Path(folder)))
+seen, unseen = mine
 template = one("perceiver", 2e-3, 0.02, "attention", True, 0, "large")
 bridge = replace(
     template.bridge,
-    patch_width=mine.patches.shape[2],
-    text_width=mine.text.shape[1],
+    patch_width=seen.patches.shape[2],
+    text_width=seen.text.shape[1],
 )
 recipe = [replace(template, bridge=bridge, seed=seed) for seed in range(2)]
 yours = train_bridges(recipe, seen, size.widths, run.device, "your pairs")

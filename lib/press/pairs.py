@@ -43,18 +43,17 @@ def bring_together(folder: Path = NOTEBOOKS) -> None:
     """Update the older half of each differing pair from the one edited last; stored outputs and cell ids stay.
 
     Raises:
-        PressError: when both halves have changed since they last agreed: one edit would be lost.
+        PressError: when both halves have changed since they last agreed: one edit would be lost. Without a note of when
+            that was, as in a fresh clone, the half edited last leads.
     """
     notes = folder.parent / BUILD.name / "pairs.json"  # what each pair held when its halves last agreed
-    agreed = json.loads(notes.read_text()) if notes.is_file() else {}
+    agreed, torn = _notes(notes), []
     for name, where in differing(folder):
         script, notebook = folder / f"{name}.py", folder / f"{name}.ipynb"
         halves = _digest(script), _digest(notebook)
         if all(halves) and name in agreed and agreed[name] not in halves:
-            raise PressError(
-                f"{script.name} and {notebook.name} were both edited ({where}): carry the one edit over, then"
-                " delete the half you do not want"
-            )
+            torn.append(f"{script.name} and {notebook.name} ({where})")
+            continue
         from_script = not notebook.is_file() or (
             script.is_file() and script.stat().st_mtime >= notebook.stat().st_mtime
         )
@@ -70,8 +69,22 @@ def bring_together(folder: Path = NOTEBOOKS) -> None:
         else:
             jupytext.write(cells, target, fmt="py:percent")
         print(f"{target.relative_to(folder.parent)} brought up to {source.name} ({where})")
+        agreed[name] = _digest(target)
+    agreed |= {script.stem: _digest(script) for script in folder.glob("*.py") if script.stem not in agreed}
     notes.parent.mkdir(parents=True, exist_ok=True)
-    notes.write_text(json.dumps({script.stem: _digest(script) for script in folder.glob("*.py")}))
+    notes.write_text(json.dumps(agreed))
+    if torn:
+        raise PressError(
+            f"both were edited, {', '.join(torn)}: carry the one edit over, then delete the half you do not want"
+        )
+
+
+def _notes(path: Path) -> dict[str, str]:
+    """What each pair held when its halves last agreed, as far as it is known."""
+    try:
+        return dict(json.loads(path.read_text()))
+    except (OSError, ValueError):
+        return {}
 
 
 def _digest(half: Path) -> str:
@@ -83,18 +96,23 @@ def keep_verdicts(name: str, folder: Path = NOTEBOOKS, executed: Path = EXECUTED
     """Store the checked outputs of a chapter's executed copy in its notebook; returns how many there are.
 
     Raises:
-        PressError: when the chapter has not been executed, or its code has changed since.
+        PressError: when the chapter has not been executed, its code has changed since, or it ran with other parameters.
     """
     target, source = folder / f"{name}.ipynb", executed / f"{name}.ipynb"
     if not (target.is_file() and source.is_file()):
         raise PressError(f"{name} has no executed copy: run make book")
-    notebook, ran = nbformat.read(target, 4), {cell.id: cell for cell in nbformat.read(source, 4).cells}
+    notebook, ran = nbformat.read(target, 4), nbformat.read(source, 4)
+    other = set(ran.metadata.papermill.parameters) - {"profile", "out"}
+    if other or ran.metadata.papermill.parameters.get("profile", "quick") != "quick":
+        raise PressError(f"{name} was executed with parameters other than its own: run make book")
+    cells = {cell.id: cell for cell in ran.cells}
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    if any(cell.id not in cells or cells[cell.id].source != cell.source for cell in code):
+        raise PressError(f"{name} was executed with other code than it now holds: run make book")
     kept = 0
-    for cell in notebook.cells:
+    for cell in code:
         if CHECKED in cell.metadata.get("tags", []):
-            if cell.id not in ran or ran[cell.id].source != cell.source:
-                raise PressError(f"{name} was executed with other code than it now holds: run make book")
-            cell.outputs, cell.execution_count = ran[cell.id].outputs, ran[cell.id].execution_count
+            cell.outputs, cell.execution_count = cells[cell.id].outputs, cells[cell.id].execution_count
             kept += 1
     nbformat.write(notebook, target)
     return kept

@@ -147,6 +147,50 @@ def test_a_frozen_parameter_stays_and_a_lost_model_leaves_the_others_alone() -> 
     assert not torch.isfinite(found.losses[-1, 1])
 
 
+class Tied(nn.Module):
+    """Two names for one parameter, one parameter that nothing uses, and a buffer that is not saved."""
+
+    def __init__(self, seed: int):
+        super().__init__()
+        torch.manual_seed(seed)
+        self.first, self.idle = nn.Linear(5, 5), nn.Linear(5, 5)
+        self.second = nn.Linear(5, 5)
+        self.second.weight = self.first.weight
+        self.register_buffer("scale", torch.tensor(0.5 + seed), persistent=False)
+
+    def forward(self, x):
+        return self.scale * self.second(self.first(x).relu()).sum(1, keepdim=True)
+
+
+def test_tied_idle_and_unsaved_parts_are_as_fit_leaves_them() -> None:
+    found = fit_ensemble(
+        [Tied(s) for s in range(3)], squared, 60, [replace(s, weight_decay=0.5) for s in MIXED], range(3)
+    )
+    for index, settings in enumerate(MIXED):
+        model = Tied(index)
+        settings = replace(settings, weight_decay=0.5)
+        fit(model.parameters(), lambda rows, m=model: squared(m, rows, 0), 60, settings, index)
+        single = found.model(index)
+        for name, value in single.named_parameters():
+            torch.testing.assert_close(value, dict(model.named_parameters())[name], rtol=0, atol=1e-5)
+        torch.testing.assert_close(single(INPUTS), model(INPUTS), rtol=0, atol=1e-4)
+
+
+def test_an_error_of_the_loss_is_told_as_it_is() -> None:
+    with pytest.raises(RuntimeError, match="mat1 and mat2 shapes"):
+        fit_ensemble([net(0), net(1)], lambda m, rows, step: m(INPUTS[rows, :3]).mean(), 60, MIXED[:2], range(2))
+    with pytest.raises(ValueError, match="nothing to train"):
+        fit_ensemble([net(0).requires_grad_(False)], squared, 60, MIXED[:1], [0])
+
+
+def test_settings_that_cannot_be_built_are_named() -> None:
+    with pytest.raises(ValueError, match="cannot be cut into 3 heads"):
+        ContrastiveBridge(replace(SMALL, resampler=replace(SMALL.resampler, heads=3)))
+    image = torch.randn(4, 8)
+    with pytest.raises(ValueError, match="a prefix of 16 is wider than the embeddings, which have 8"):
+        prefix_loss(image, image, torch.tensor(1.0), 16)
+
+
 class Untraceable(nn.Module):
     """Chooses its path by the values it sees, which no vectorised graph can."""
 

@@ -154,13 +154,15 @@ def test_two_edits_of_one_pair_are_not_merged_by_chance(book: Path) -> None:
     cells.cells[-1].source = "run.close()  # edited here"
     nbformat.write(cells, notebook)
     script.write_text(SCRIPT.replace("print(run.seeds)", "print(run.seeds + 1)"))
-    with pytest.raises(PressError, match=r"01_small.py and 01_small.ipynb were both edited \(cell 2 differs\)"):
+    with pytest.raises(PressError, match=r"both were edited, 01_small\.py and 01_small\.ipynb \(cell 2 differs\)"):
         pairs.bring_together(book / "notebooks")
     assert "edited here" in notebook.read_text()
     assert "run.seeds + 1" in script.read_text()
     notebook.unlink()
     pairs.bring_together(book / "notebooks")
     assert "run.seeds + 1" in notebook.read_text()
+    (book / "_build/pairs.json").write_text("{cut o")
+    pairs.bring_together(book / "notebooks")
 
 
 def test_a_run_that_outlived_its_parent_overwrites_nothing(book: Path) -> None:
@@ -207,6 +209,11 @@ def test_checked_outputs_survive_an_edit_elsewhere(book: Path) -> None:
     pairs.bring_together(folder)
     kept = [c for c in nbformat.read(folder / "01_small.ipynb", 4).cells if c.get("outputs")]
     assert [c.outputs[0].text for c in kept] == ["2\n"]
+    with pytest.raises(PressError, match="other code than it now holds"):
+        pairs.keep_verdicts("01_small", folder, book / "_build/executed")
+    chapter.run("01_small", {"seeds": "5"}, book=True)
+    with pytest.raises(PressError, match="parameters other than its own"):
+        pairs.keep_verdicts("01_small", folder, book / "_build/executed")
 
 
 def test_a_script_depends_on_the_modules_it_imports_and_theirs(tmp_path: Path) -> None:

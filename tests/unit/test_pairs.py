@@ -2,13 +2,14 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from bridges.hosts import clip
 from bridges.tasks.pairs import FEATURES, Features, read_features, read_pairs, split, write_features
 from bridges.tasks.scenes import GRID, OBJECTS, WIDTH, scenes
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 
 def test_scenes_are_the_same_in_every_run_and_hold_no_two_objects_in_a_cell() -> None:
@@ -68,6 +69,33 @@ def test_every_bad_line_is_named_with_its_number(folder: Path) -> None:
     table.unlink()
     with pytest.raises(ValueError, match="is not there: write one line for each image"):
         read_pairs(folder)
+
+
+def test_a_table_from_elsewhere_is_read_as_it_was_meant(folder: Path) -> None:
+    (folder / "captions.tsv").write_bytes("\ufeff00.png\tone\u2028line\r\n01.png\ttwo\r\n".encode())
+    assert read_pairs(folder).captions == ("one\u2028line", "two")
+    (folder / "captions.tsv").write_bytes("00.png\tcaf\xe9\n".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"captions\.tsv is not UTF-8"):
+        read_pairs(folder)
+
+
+def test_sixteen_bits_keep_their_shades(folder: Path) -> None:
+    shades = np.linspace(0, 65535, 64 * 64).astype(np.uint16).reshape(64, 64)
+    Image.fromarray(shades).save(folder / "00.png")
+    pixels = np.asarray(next(read_pairs(folder).pictures()))[..., 0]
+    assert 120 < pixels.mean() < 135
+
+
+def test_a_folder_that_lacks_weights_is_refused(small_clip: Path) -> None:
+    weights = load_file(small_clip / "model.safetensors")
+    kept = {name: value for name, value in weights.items() if "text_model" not in name}
+    save_file(kept, small_clip / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(OSError, match=r"lacks .* weights of a CLIP"):
+        clip.load(str(small_clip))
+
+
+def test_long_captions_are_cut(small_clip: Path) -> None:
+    assert clip.load(str(small_clip)).text(["a red circle " * 200]).shape == (1, 24)
 
 
 def test_a_file_that_is_no_image_is_named(folder: Path) -> None:

@@ -49,6 +49,8 @@ LINE = math.log(64)
         ([5.0 - i * 0.05 for i in range(80)], "learns"),
         ([4.0] * 20 + [2.0] * 20 + [LINE] * 40, "fell back to chance"),
         ([5.2] * 80, "above chance"),
+        ([2.0] * 40 + [50.0] * 40, "diverged"),
+        ([LINE] * 50 + [LINE - 3] + [LINE] * 50, "at chance"),
     ],
 )
 def test_a_loss_curve_is_read_against_its_line(curve: list[float], state: str) -> None:
@@ -67,6 +69,19 @@ def test_a_curve_that_cannot_be_read_is_refused(losses: list[float], batch: int,
         read_loss(losses, batch)
 
 
+def test_the_step_at_which_a_curve_left_its_line_is_a_step_below_it() -> None:
+    assert read_loss([LINE] * 50 + [0.0] * 50, 64).left_at == 50
+
+
+def test_small_galleries_are_found_and_open_ones_refused() -> None:
+    for pairs in range(2, 40):
+        recalls = {k: Printed(f"{chance_recall(k, pairs):.2f}") for k in (1, 5, 10)}
+        found = fitting_datasets(Printed(f"{mean_chance_loss(pairs, 16):.4f}"), recalls, [16])
+        assert pairs in [f.pairs for f in found]
+    with pytest.raises(ValueError, match="give one that is not zero"):
+        fitting_datasets(Printed("4.85"), {1: Printed("0.00")}, [128])
+
+
 def test_stuck_counts_what_is_not_a_number() -> None:
     assert stuck(math.nan, 32)
     assert stuck(math.log(32) - 0.04, 32)
@@ -80,6 +95,23 @@ def test_ties_make_constant_embeddings_look_perfect_or_at_chance_or_as_they_are(
     assert by_index.at == pytest.approx({k: chance_recall(k, 40) for k in (1, 5, 10)})
     assert recall(constant, constant, (1, 5, 10)).at == {1: 0, 5: 0, 10: 0}
     assert ranks(constant, constant).unique().tolist() == [19.5]
+    assert recall(constant, constant, (20, 21)).at == {20: 0, 21: 100}
+    twice = normalize(torch.randn(10, 8), dim=-1).repeat(2, 1)
+    assert recall(twice, twice, (1, 2)).at == {1: 0, 2: 100}
+
+
+def test_a_lost_model_finds_nothing() -> None:
+    lost = torch.full((20, 4), torch.nan)
+    right = normalize(torch.randn(20, 4), dim=-1)
+    for queries, gallery in ((lost, lost), (right, lost), (lost, right)):
+        assert recall(queries, gallery, (1, 5)).at == {1: 0, 5: 0}
+
+
+@pytest.mark.parametrize(("width", "count"), [(24, 129), (512, 257), (7, 130), (32, 128)])
+def test_equal_rows_tie_however_many_there_are(width: int, count: int) -> None:
+    torch.manual_seed(0)
+    constant = normalize(torch.randn(1, width), dim=-1).repeat(count, 1)
+    assert recall(constant, constant, (1,), ties="index").at[1] == pytest.approx(100 / count)
 
 
 def test_right_pairs_are_found_and_chance_is_printed_beside() -> None:
@@ -125,6 +157,10 @@ def test_flatness_runs_from_one_key_alone_to_all_alike() -> None:
         flatness(torch.ones(2, 1))
     with pytest.raises(ValueError, match="sum to 1"):
         flatness(torch.ones(2, 3))
+    with pytest.raises(ValueError, match="shares"):
+        flatness(torch.tensor([[2.0, -1.0]]))
+    half = (torch.randn(4, 300) * 8).softmax(-1)
+    assert flatness(half.half()) == pytest.approx(flatness(half), abs=1e-2)
 
 
 def test_a_probe_finds_what_is_there_and_nothing_else() -> None:
@@ -139,6 +175,10 @@ def test_a_probe_finds_what_is_there_and_nothing_else() -> None:
     assert not linear_probe(wide, torch.randn(100, 4)).found
     with pytest.raises(ValueError, match="at least eight"):
         linear_probe(inputs[:4], targets[:4])
+    with pytest.raises(ValueError, match="not finite"):
+        linear_probe(inputs * torch.inf, targets)
+    loud = torch.cat([inputs, 1000 * torch.randn(200, 1)], 1)
+    assert linear_probe(loud, targets).r2 > 0.8, "one loud feature must not drown the others"
 
 
 def test_a_probe_seldom_finds_what_is_not_there() -> None:
@@ -175,10 +215,23 @@ class TestDiagnosis:
         assert named(self.patches, self.text[:1].expand(100, -1)) == "constant text"
         assert named(self.patches[:1].expand(100, -1, -1), self.text) == "constant image"
         assert named(self.patches, self.text.flip(0)) == "shuffled pairs"
+        assert named(self.patches, torch.zeros_like(self.text)) == "constant text"
+        assert named(self.patches + 1000, self.text) == "collapse"
+        loud = self.patches.clone()
+        loud[..., 0] = loud[..., 0] * 3000 + 5000
+        assert named(loud, (loud.mean(1) / loud.mean(1).std(0)) @ torch.randn(12, 7)) == "collapse"
+        broken = self.text.clone()
+        broken[3, 0] = torch.nan
+        with pytest.raises(ValueError, match="row 3 holds a value that is not finite"):
+            named(self.patches, broken)
 
     def test_a_curve_that_does_not_move_is_frozen_and_one_that_falls_is_early(self) -> None:
         noise = torch.randn(80, generator=torch.Generator().manual_seed(2)) * 0.2
         assert diagnose((5.5 + noise).tolist(), 64).candidates == ("frozen",)
+        assert diagnose([9.0] * 80, 64).candidates == ("frozen",)
+        assert diagnose(torch.linspace(5, 9, 80).tolist(), 64).candidates == ("diverged",)
+        with pytest.raises(ValueError, match="one value is no curve"):
+            diagnose([9.0], 64)
         falling = torch.linspace(7, 5, 80) + noise
         assert diagnose(falling.tolist(), 64).candidates == ("too early to tell",)
 
@@ -189,10 +242,15 @@ class TestDiagnosis:
 
 @pytest.mark.parametrize(
     ("name", "text"),
-    [("a.csv", "step,loss\n0,4.9\n1,4.8\n"), ("a.jsonl", '{"step": 0, "loss": 4.9}\n{"step": 1, "loss": 4.8}\n')],
+    [
+        ("a.csv", "step,loss\n0,4.9\n1,4.8\n"),
+        ("bom.csv", "\ufeffloss, step\n4.9, 0\n\n4.8, 1\n"),
+        ("a.jsonl", '{"step": 0, "loss": 4.9}\n{"step": 1, "loss": 4.8}\n'),
+        ("a.ndjson", '{"loss": 4.9, "note": "\u2028"}\n\n{"eval_loss": 1.0}\n{"loss": 4.8}\n\n'),
+    ],
 )
 def test_a_loss_log_is_read(tmp_path: Path, name: str, text: str) -> None:
-    (tmp_path / name).write_text(text)
+    (tmp_path / name).write_text(text, encoding="utf-8")
     assert read_losses(tmp_path / name) == [4.9, 4.8]
 
 
@@ -200,7 +258,8 @@ def test_a_loss_log_is_read(tmp_path: Path, name: str, text: str) -> None:
     ("name", "text", "message"),
     [
         ("a.csv", "step,loss\n0,4.9\n1,nan\n", "line 3: loss is 'nan', not a finite number"),
-        ("a.csv", "step,total\n0,4.9\n", "line 2: no loss"),
+        ("a.csv", "step,loss\n0,4.9\n\n\n1,nan\n", "line 5: loss is 'nan', not a finite number"),
+        ("a.csv", "step,total\n0,4.9\n", "needs a column or key of the name loss"),
         ("a.csv", "step,loss\n", "holds no losses"),
         ("a.jsonl", '{"loss": 4.9}\n{"loss"\n', "line 2: no JSON"),
         ("a.jsonl", '{"loss": 4.9}\n{"loss": null}\n', "line 2: loss is None"),

@@ -35,6 +35,8 @@ class CrossAttention(nn.Module):
     def __init__(self, settings: ResamplerSettings):
         super().__init__()
         width = settings.width
+        if width % settings.heads:
+            raise ValueError(f"a width of {width} cannot be cut into {settings.heads} heads: choose a divisor")
         self.heads = settings.heads
         self.norm_latents = nn.LayerNorm(width) if settings.layer_norm else nn.Identity()
         self.norm_inputs = nn.LayerNorm(width) if settings.layer_norm else nn.Identity()

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from PIL import Image
+from safetensors import SafetensorError
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
@@ -25,7 +26,7 @@ BATCH = 32
 class Towers:
     """A frozen CLIP with what prepares its inputs."""
 
-    model: CLIPModel
+    model: Any  # a CLIPModel, whose typing knows neither its parts nor what from_pretrained can return
     processor: Any
     tokenizer: Any
 
@@ -47,11 +48,13 @@ class Towers:
 
     @torch.no_grad()
     def text(self, captions: Sequence[str]) -> Float[Tensor, "captions width"]:
-        """CLIP's projected text vectors, not normalised."""
-        found = []
+        """CLIP's projected text vectors, not normalised; what is longer than CLIP reads is cut."""
+        found, longest = [], self.model.config.text_config.max_position_embeddings
         for start in tqdm(range(0, len(captions), BATCH), desc="encoding captions", leave=False):
             batch = list(captions[start : start + BATCH])
-            ids = self.tokenizer(batch, padding=True, truncation=True, return_tensors="pt").to(self.model.device)
+            ids = self.tokenizer(batch, padding=True, truncation=True, max_length=longest, return_tensors="pt").to(
+                self.model.device
+            )
             pooled = self.model.text_model(**ids).pooler_output
             found.append(self.model.text_projection(pooled).float().cpu())
         return torch.cat(found)
@@ -87,11 +90,21 @@ def load(name: str) -> Towers:
     Raises:
         OSError: in one line, when the folder or name holds no such model or cannot be reached.
     """
+    mend = (
+        "give a folder that holds the model, its image processor and its tokenizer, or a hub name that this machine can"
+        " reach and whose licence you have accepted"
+    )
     try:
-        model = CLIPModel.from_pretrained(name).eval().requires_grad_(False)
-        return Towers(model, CLIPImageProcessorPil.from_pretrained(name), AutoTokenizer.from_pretrained(name))
-    except (OSError, ValueError) as error:
-        raise OSError(
-            f"no CLIP could be loaded from {name!r}: give a folder that holds the model, its image processor and its"
-            " tokenizer, or a hub name that this machine can reach and whose licence you have accepted"
-        ) from error
+        loaded: Any = CLIPModel.from_pretrained(name, output_loading_info=True)
+        model, found = loaded
+        towers = Towers(
+            model.eval().requires_grad_(False),
+            CLIPImageProcessorPil.from_pretrained(name),
+            AutoTokenizer.from_pretrained(name),
+        )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise OSError(f"no CLIP could be loaded from {name!r}: {mend}") from error
+    missing = [key for key in found["missing_keys"] if "position_ids" not in key]
+    if missing:  # transformers would fill them with random numbers
+        raise OSError(f"{name!r} lacks {len(missing)} weights of a CLIP, {missing[0]} among them: {mend}")
+    return towers

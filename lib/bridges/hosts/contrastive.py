@@ -63,6 +63,8 @@ class ContrastiveBridge(nn.Module):
             )
         else:
             raise ValueError(f"connector {settings.connector!r} is unknown; choose perceiver or direct")
+        if settings.pooling not in ("mean", "attention"):
+            raise ValueError(f"pooling {settings.pooling!r} is unknown; choose mean or attention")
         self.pooling = AttentionPooling(settings.width) if settings.pooling == "attention" else MeanPooling()
         self.text = nn.Linear(settings.text_width, settings.width)
         self.log_scale = nn.Parameter(torch.tensor(math.log(1 / FIRST_TEMPERATURE)))

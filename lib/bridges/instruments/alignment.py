@@ -13,13 +13,27 @@ from bridges.instruments.chance import read_loss
 from bridges.instruments.probe import linear_probe
 
 FAULTS = ("collapse", "constant text", "constant image", "shuffled pairs", "frozen")
-CONSTANT = 1e-6  # spread below which all rows are one
+CONSTANT = 1e-6  # deviation from the mean, relative to the rows' own size, below which all rows are one
 
 
 def spread(rows: Float[Tensor, "samples width"]) -> float:
     """How far unit vectors lie from all being one: 1 minus the squared length of their mean; 0 is constant."""
     mean = normalize(rows.double(), dim=-1).mean(0)
     return max(0.0, 1 - mean.square().sum().item())
+
+
+def variation(rows: Float[Tensor, "samples width"]) -> float:
+    """How far rows lie from their mean, relative to their size: 0 for rows that are all the same, all zero included.
+
+    Raises:
+        ValueError: when a value is not finite, naming the row.
+    """
+    rows = rows.double()
+    broken = (~rows.isfinite()).any(1).nonzero()
+    if len(broken):
+        raise ValueError(f"row {broken[0].item()} holds a value that is not finite: look at what made these inputs")
+    size = rows.norm().item()
+    return (rows - rows.mean(0)).norm().item() / size if size else 0.0
 
 
 @dataclass(frozen=True)
@@ -61,23 +75,27 @@ def diagnose(
     reasons = [str(reading)]
     if reading.state == "learns":
         return Diagnosis(("healthy",), tuple(reasons))
-    if reading.state == "above chance":
+    if reading.state in ("above chance", "diverged"):
         quarter = max(2, len(losses) // 4)
         first, last = losses[:quarter], losses[-quarter:]
+        if len(first) < 2:
+            raise ValueError("one value is no curve: give the loss of at least two steps")
         change = fmean(last) - fmean(first)
         noise = math.hypot(stdev(first), stdev(last)) / math.sqrt(quarter)
-        if change > -3 * noise:
-            reasons.append(f"the loss has not fallen ({change:+.3f} nats, noise {noise:.3f})")
+        reasons.append(f"from the first quarter to the last the loss changed by {change:+.3f} nats, noise {noise:.3f}")
+        if reading.state == "diverged" or change > 3 * noise:
+            return Diagnosis(("diverged",), tuple(reasons))
+        if change >= -3 * noise:
             return Diagnosis(("frozen",), tuple(reasons))
-        reasons.append("the loss is still on its way down to the line: train longer before judging")
+        reasons.append("it is still on its way down to the line: train longer before judging")
         return Diagnosis(("too early to tell",), tuple(reasons))
     suspects = [fault for fault in FAULTS if fault != "frozen"]
     if inputs is not None:
         image, text = (side if side.dim() == 2 else side.flatten(1, -2).mean(1) for side in inputs)
         whole = [side.flatten(1) for side in inputs]
         for name, rows in zip(("constant image", "constant text"), whole, strict=True):
-            amount = spread(rows)
-            reasons.append(f"{name.split()[1]} inputs: spread {amount:.2g}")
+            amount = variation(rows)
+            reasons.append(f"{name.split()[1]} inputs vary by {amount:.2g} of their size")
             if amount < CONSTANT:
                 suspects = [name]
                 break

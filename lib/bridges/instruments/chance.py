@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 
 NEAR = 0.05  # nats from a chance line that still count as on it; fixed in the claims before any run
 
@@ -19,8 +20,7 @@ def chance_loss(batch: int) -> float:
 def mean_chance_loss(pairs: int, batch: int) -> float:
     """`chance_loss` averaged over the batches of an epoch, the last one short: what an evaluation loop prints."""
     full, rest = divmod(pairs, batch)
-    sizes = [batch] * full + [rest] * (rest > 0)
-    return sum(map(math.log, sizes)) / len(sizes)
+    return (full * math.log(batch) + (math.log(rest) if rest else 0.0)) / (full + (rest > 0))
 
 
 def stuck(loss: float, batch: int) -> bool:
@@ -80,20 +80,28 @@ def fitting_datasets(
         recalls: the printed R@k in percent, by k; at chance k of N pairs are found among the first k.
         batches: the batch sizes to try.
         largest: the largest number of pairs to try.
+
+    Raises:
+        ValueError: when the recalls leave more than 100,000 numbers of pairs open.
     """
     low, high = 1, largest
     for k, printed in recalls.items():  # 100 k / N within half a digit bounds N from both sides
+        if printed.fits(100.0):  # any gallery of at most k
+            continue
         top = printed.value + printed.digit / 2
         bottom = max(printed.value - printed.digit / 2, 1e-9)
         low, high = max(low, math.floor(100 * k / top)), min(high, math.ceil(100 * k / bottom))
-    found = []
-    for batch in batches:
-        for pairs in range(max(low, 1), high + 1):
-            if all(r.fits(chance_recall(k, pairs)) for k, r in recalls.items()):
-                value = mean_chance_loss(pairs, batch)
-                if loss.fits(value):
-                    found.append(DatasetFit(batch, pairs, value))
-    return found
+    if high - low > 100_000:
+        raise ValueError(
+            f"these recalls allow from {low:,} to {high:,} pairs: give one that is not zero, or a smaller largest"
+        )
+    sizes = [n for n in range(max(low, 1), high + 1) if all(r.fits(chance_recall(k, n)) for k, r in recalls.items())]
+    return [
+        DatasetFit(batch, pairs, value)
+        for batch in batches
+        for pairs in sizes
+        if loss.fits(value := mean_chance_loss(pairs, batch))
+    ]
 
 
 @dataclass(frozen=True)
@@ -125,7 +133,7 @@ def read_loss(losses: Sequence[float], batch: int, weight: float = 1.0, window: 
         losses: the loss of every step or epoch, in nats.
         batch: pairs in a batch, on which the negatives depend; with several processes, what each one compares.
         weight: the sum of the weights of all terms, such as 1.25 for 0.25 CLIP + 1.0 Matryoshka.
-        window: steps averaged, so that one lucky batch counts for nothing.
+        window: steps of which the median counts, so that one lucky batch does not.
 
     Raises:
         ValueError: for an empty curve, values that are not finite, or a batch below 2.
@@ -138,13 +146,15 @@ def read_loss(losses: Sequence[float], batch: int, weight: float = 1.0, window: 
     if batch < 2:
         raise ValueError(f"a batch of {batch} has no negatives, and its loss is zero: give the pairs in a batch")
     line, window = weight * chance_loss(batch), min(window, len(losses))
-    means = [sum(losses[i : i + window]) / window for i in range(len(losses) - window + 1)]
-    below = [mean < line - weight * NEAR for mean in means]
-    left_at = below.index(True) if any(below) else None
-    if left_at is not None:
-        state = "learns" if below[-1] else "fell back to chance"
-    elif means[-1] > line + weight * NEAR:
-        state = "above chance"
+    middles = [median(losses[i : i + window]) for i in range(len(losses) - window + 1)]
+    below = [i for i, middle in enumerate(middles) if middle < line - weight * NEAR]
+    left_at = None
+    if below:
+        left_at = next(i for i in range(below[0], len(losses)) if losses[i] < line - weight * NEAR)
+    if middles[-1] < line - weight * NEAR:
+        state = "learns"
+    elif middles[-1] > line + weight * NEAR:
+        state = "diverged" if below else "above chance"
     else:
-        state = "at chance"
-    return LossReading(means[0], means[-1], min(means), line, state, left_at)
+        state = "fell back to chance" if below else "at chance"
+    return LossReading(middles[0], middles[-1], min(middles), line, state, left_at)

@@ -38,13 +38,15 @@ def effects(response: Float[Tensor, "..."], factors: Sequence[str], order: int =
         order: the largest number of factors in an interaction.
 
     Raises:
-        ValueError: when the axes do not fit the factors.
+        ValueError: when the axes do not fit the factors, or two factors share a name.
     """
     if tuple(response.shape[:-1]) != (2,) * len(factors):
         raise ValueError(
             f"{len(factors)} factors need a response of shape {(2,) * len(factors)} and the seeds, not"
             f" {tuple(response.shape)}: give one axis of length 2 for each factor, seeds last"
         )
+    if len(set(factors)) < len(factors):
+        raise ValueError(f"factors must have different names, not {', '.join(factors)}")
     response = response.double()  # a share of eighths must not look uncertain in its seventh digit
     found = {}
     sign = tensor([-1.0, 1.0], dtype=response.dtype, device=response.device)

@@ -45,6 +45,8 @@ def gradient_flow(named_parameters: Iterable[tuple[str, nn.Parameter]], loss: Ca
     value = loss()
     if value.dim() or not torch.isfinite(value):
         raise ValueError(f"the loss must be one finite number, not {value.detach()}")
+    if not value.requires_grad:
+        raise ValueError("the loss depends on none of these parameters: hand over those of the model that computed it")
     found = torch.autograd.grad(value, list(trained.values()), allow_unused=True)
     norms = (0.0 if g is None else g.norm().item() for g in found)
     return GradientFlow(

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 SHUFFLES = 40
-RIDGE = 1e-2  # of the mean variance of the inputs
+RIDGE = 1e-2  # share of the inputs' whole variance, each feature at unit variance
 
 
 @dataclass(frozen=True)
@@ -36,16 +36,17 @@ def linear_probe(
     """Fit ridge regression on one half of the rows, judge it on the other, and repeat with the pairing shuffled.
 
     Raises:
-        ValueError: for fewer than eight rows, or not as many of one as of the other.
+        ValueError: for fewer than eight rows, not as many of one as of the other, or values that are not finite.
     """
     if len(inputs) != len(targets) or len(inputs) < 8:
         raise ValueError(f"{len(inputs)} inputs and {len(targets)} targets: give at least eight of each, row by row")
+    if not (torch.isfinite(inputs).all() and torch.isfinite(targets).all()):
+        raise ValueError("inputs or targets hold values that are not finite: leave those rows out")
     draw = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(inputs), generator=draw)
     x, y = inputs.double().cpu()[order], targets.double().cpu()[order]
     half = len(x) // 2
-    mean = x[:half].mean(0)
-    x = x - mean
+    x = (x - x[:half].mean(0)) / x[:half].std(0).clamp_min(1e-12)  # else one loud feature sets the penalty for all
     gram = x[:half] @ x[:half].T  # (half, half): cheap for wide inputs too
     penalty = RIDGE * gram.diagonal().mean() + 1e-12
     solve = torch.linalg.cholesky(gram + penalty * torch.eye(half, dtype=gram.dtype))

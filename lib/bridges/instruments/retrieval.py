@@ -1,5 +1,6 @@
 """Retrieval between two sets of embeddings, with the rank of a tie said aloud."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -32,7 +33,7 @@ def ranks(
 
     Where candidates are equal to the last bit, the right one ranks in their middle (`middle`), before all others
     (`first`, which lets constant embeddings score 100 %), or by its place in the gallery (`index`, as a plain top-k on
-    sorted data does, which lets them score exactly k of N).
+    sorted data does, which lets them score exactly k of N). A query whose cosines are not all finite ranks last.
 
     Raises:
         ValueError: for a number of queries other than that of the gallery, or an unknown way with ties.
@@ -42,7 +43,8 @@ def ranks(
     if ties not in get_args(Ties):
         raise ValueError(f"ties {ties!r} is unknown; choose from {', '.join(get_args(Ties))}")
     found, place = [], arange(len(gallery), device=gallery.device)
-    for own in place.split(ROWS):
+    # Blocks of one size: beside a narrow last one, equal rows can differ in the last bit of their products.
+    for own in place.tensor_split(math.ceil(len(gallery) / ROWS)):
         cosines = queries[own] @ gallery.T  # (rows, N)
         right = cosines.gather(1, own[:, None])
         before, equal = (cosines > right).sum(1).float(), cosines == right
@@ -50,7 +52,8 @@ def ranks(
             before += (equal.sum(1) - 1) / 2
         if ties == "index":
             before += (equal & (place < own[:, None])).sum(1)
-        found.append(before)
+        # Every comparison with what is not a number is false: without this a lost model would rank first.
+        found.append(before.masked_fill(~cosines.isfinite().all(1), len(gallery)))
     return cat(found)
 
 
@@ -60,7 +63,10 @@ def recall(
     ks: Sequence[int] = (1, 5, 10),
     ties: Ties = "middle",
 ) -> Recall:
-    """R@k: the share of queries whose right candidate is among the first k, in percent. Embeddings are of unit norm."""
+    """R@k: the share of queries whose right candidate is among the first k, in percent. Embeddings are of unit norm.
+
+    A rank between two places, as the middle of two equal candidates, is not among the first of them.
+    """
     found, n = ranks(queries, gallery, ties), len(gallery)
-    at = {k: 100 * (found < k).float().mean().item() for k in ks}
+    at = {k: 100 * (found + 1 <= k).float().mean().item() for k in ks}
     return Recall(at, {k: 100 * min(k, n) / n for k in ks}, n)

@@ -33,8 +33,10 @@ class Pairs:
         """
         for path in self.images:
             try:
-                yield Image.open(path).convert("RGB")
-            except OSError as error:
+                with Image.open(path) as opened:
+                    deep = opened.mode.startswith("I;16")  # else all but the darkest pixels would turn white
+                    yield (opened.point(lambda value: value / 256).convert("L") if deep else opened).convert("RGB")
+            except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
                 raise ValueError(f"{path} cannot be read ({error}): replace it or take its line out") from None
 
 
@@ -59,16 +61,22 @@ def read_pairs(folder: Path) -> Pairs:
     table = folder / CAPTIONS
     if not table.is_file():
         raise ValueError(f"{table} is not there: write one line for each image, its file name, a tab and its caption")
+    try:
+        text = table.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{table} is not UTF-8 ({error.reason} at byte {error.start}): save it as UTF-8 text"
+        ) from None
     pairs: dict[Path, str] = {}
     faults = []
-    for number, line in enumerate(table.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         name, tab, caption = line.partition("\t")
         image = folder / name.strip()
         if not tab or not caption.strip():
             faults.append(f"line {number}: no tab and caption after {name!r}")
-        elif not image.is_file():
+        elif len(name) > 255 or not image.is_file():
             faults.append(f"line {number}: there is no image {image}")
         elif image in pairs:
             faults.append(f"line {number}: {name} stands twice; give each caption an image of its own")
@@ -105,8 +113,8 @@ def read_features(folder: Path) -> Features:
     for name, dimensions in (("patches", 3), ("text", 2)):
         if name not in found:
             raise ValueError(f"{path} holds {', '.join(sorted(found)) or 'nothing'}, not {name!r}")
-        tensor = found[name] = found[name].float()
-        if tensor.dim() != dimensions:
+        tensor = found[name]
+        if tensor.dim() != dimensions or not tensor.numel():
             raise ValueError(f"{path}: {name} must have {dimensions} dimensions, not the shape {tuple(tensor.shape)}")
         broken = (~torch.isfinite(tensor)).flatten(1).any(1).nonzero().flatten().tolist()
         if broken:
@@ -114,6 +122,7 @@ def read_features(folder: Path) -> Features:
                 f"{path}: {name} is not finite in {len(broken)} rows, the first is row {broken[0]}: leave those pairs"
                 " out, or look at what wrote them"
             )
+        found[name] = tensor.to(torch.float32)
     if len(found["patches"]) != len(found["text"]):
         raise ValueError(
             f"{path} has {len(found['patches'])} rows of patches and {len(found['text'])} of text: one each for a pair"

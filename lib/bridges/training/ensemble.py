@@ -37,8 +37,10 @@ class Ensemble:
 
     def model(self, index: int) -> nn.Module:
         """One of the models as a module of its own."""
-        single = deepcopy(self.template).to_empty(device=self.losses.device)
-        single.load_state_dict({name: stack[index] for name, stack in (self.parameters | self.buffers).items()})
+        single = deepcopy(self.template)
+        with torch.no_grad():
+            for name, value in (*single.named_parameters(), *single.named_buffers()):
+                value.copy_((self.parameters | self.buffers)[name][index])
         return single
 
     @torch.no_grad()
@@ -77,22 +79,29 @@ def fit_ensemble(
 
     Raises:
         ValueError: for lists of different lengths, settings that do not fit together, models of different
-            architecture, or one that `vmap` does not accept.
+            architecture, one with nothing to train, or one that `vmap` does not accept.
     """
     if not len(models) == len(settings) == len(seeds) or not models:
         raise ValueError(f"{len(models)} models, {len(settings)} settings, {len(seeds)} seeds: give one each for each")
     steps, batch = settings[0].steps, settings[0].batch
     if any((s.steps, s.batch) != (steps, batch) for s in settings):
         raise ValueError("settings differ in steps or batch: train such models in ensembles of their own")
+    if steps < 1 or not any(p.requires_grad for p in models[0].parameters()):
+        raise ValueError("there is nothing to train: no steps, or no parameter that requires a gradient")
+    device = next(models[0].parameters()).device
     shapes = [{n: (p.shape, p.requires_grad) for n, p in m.named_parameters()} for m in models]
     if any(s != shapes[0] for s in shapes):
         raise ValueError("the models differ in architecture: train each architecture in an ensemble of its own")
-    device = next(models[0].parameters()).device
-    parameters, buffers = stack_module_state(list(models))
+    first_batch = _order(seeds[0], samples, 1, batch)[0]
+    used = _used(models[0], lambda model: batch_loss(model, first_batch.to(device), 0))
+    try:
+        parameters, buffers = stack_module_state(list(models))
+    except RuntimeError as error:
+        raise ValueError(f"the models cannot be stacked ({error}): make them of one shape and one mode") from None
     parameters = {name: p.detach() for name, p in parameters.items()}
-    # What is frozen stands among the buffers, where no gradient is taken.
-    buffers |= {name: parameters.pop(name) for name, p in models[0].named_parameters() if not p.requires_grad}
-    template = deepcopy(models[0]).to("meta")
+    # What is frozen, or takes no part in the loss, stands among the buffers: no gradient is taken there, and no decay.
+    buffers |= {name: parameters.pop(name) for name in list(parameters) if name not in used}
+    template = deepcopy(models[0])  # not on the meta device, where tied parameters come apart
     orders = torch.stack([_order(seed, samples, steps, batch) for seed in seeds], 1).to(device)  # (T, M, B)
     rates = torch.tensor([[s.lr * s.rate(step) for s in settings] for step in range(steps)], device=device)
     decays = torch.tensor([s.weight_decay for s in settings], device=device)
@@ -123,6 +132,14 @@ def fit_ensemble(
         if look:
             look(step + 1, Ensemble(template, parameters, buffers, losses[: step + 1]))
     return Ensemble(template, parameters, buffers, losses)
+
+
+def _used(model: nn.Module, loss: Callable[[nn.Module], Tensor]) -> set[str]:
+    """The parameters that the loss depends on; found on a copy, and alone, so that errors of the loss are its own."""
+    alone = deepcopy(model)
+    trained = {name: p for name, p in alone.named_parameters() if p.requires_grad}
+    found = torch.autograd.grad(loss(alone), list(trained.values()), allow_unused=True)
+    return {name for name, gradient in zip(trained, found, strict=True) if gradient is not None}
 
 
 def _order(seed: int, samples: int, steps: int, batch: int) -> Int[Tensor, "steps batch"]:

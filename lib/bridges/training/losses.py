@@ -26,7 +26,13 @@ def info_nce(
 def prefix_loss(
     image: Float[Tensor, "batch width"], text: Float[Tensor, "batch width"], scale: Float[Tensor, ""], width: int
 ) -> Float[Tensor, ""]:
-    """`info_nce` on the first `width` coordinates, brought back to unit norm (Kusupati et al. 2022, section 3)."""
+    """`info_nce` on the first `width` coordinates, brought back to unit norm (Kusupati et al. 2022, section 3).
+
+    Raises:
+        ValueError: for a prefix that is wider than the embeddings.
+    """
+    if width > image.shape[1]:
+        raise ValueError(f"a prefix of {width} is wider than the embeddings, which have {image.shape[1]} coordinates")
     return info_nce(normalize(image[:, :width], dim=-1), normalize(text[:, :width], dim=-1), scale)
 
 
