@@ -472,12 +472,12 @@ def frame(std: float, norm: str, scene: str) -> tuple[Figure, str]:
         xlabel="cell of the picture",
         ylabel="latent",
         yticks=range(size.latents) if size.latents <= 8 else [],
-        title=f"flatness {flatness(weights):.3f}",
+        title=f"deviation {std:g}: flatness {flatness(weights):.4f}",
     )
     figure.colorbar(picture, ax=right, label="attention (share)")
     return figure, (
         f"A scene ({scene}) and the attention of {size.latents} untrained latents of standard deviation {std} over its 16"
-        f" cells, {norm}. Flatness {flatness(weights):.3f}, where 1 is uniform."
+        f" cells, {norm}. Flatness {flatness(weights):.4f}, where 1 is uniform."
     )
 
 

@@ -579,7 +579,7 @@ Markdown(
 # does not keep a model at chance. Nor do the log's corrections deserve the credit for that: at the low rate the
 # uncorrected perceiver of the factorial learned too.
 #
-# Those criteria are set at shares of the training, so its length enters: with 300 steps in place of 400 the second and third
+# The criteria of B10 are set at shares of the training, so its length enters: with 300 steps in place of 400 the second and third
 # were met as well and the first was left open, R@1 at three tenths having an interval that began below one percent.
 #
 # Criteria of success should be read against their chance lines. One percent at R@1 is thirty times chance among 2,984
@@ -625,13 +625,13 @@ def frame(t: int, norm: str) -> tuple[Figure, str]:
     axes.set(
         ylabel="R@k (%)",
         ylim=(0.02, 100),
-        title=f"after {t} tenths of the training, {norm}",
+        title=f"after {t} of ten parts of the training, {norm}",
     )
     means = ", ".join(
         f"R@{k} {values[:, i].mean():.1f} %" for i, k in enumerate(KS)
     )
     return figure, (
-        f"R@1, R@5 and R@10 of {len(values)} seeds after {t} tenths of the training, {norm}, with the log's criteria and the"
+        f"R@1, R@5 and R@10 of {len(values)} seeds after {t} of ten parts of the training, {norm}, with the log's criteria and the"
         f" chance lines. Means: {means}."
     )
 
