@@ -1,29 +1,60 @@
 """`python -m bridges`: the commands of the library."""
 
 import argparse
+import sys
 from pathlib import Path
 
-import torch
-from transformers.utils.logging import disable_progress_bar
 
-from bridges.training.pretrain import RECIPES, small_host
-
-
-def main() -> None:
-    """Parse the command line and run the command."""
+def main() -> int:
+    """Parse the command line and run the command; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m bridges")
     commands = parser.add_subparsers(dest="command", required=True)
     host = commands.add_parser("host", help="pretrain a small host, unless the cache has it whole")
     host.add_argument("family", choices=["t5", "bart"])
-    host.add_argument("--size", choices=list(RECIPES), default="quick")
+    host.add_argument("--size", choices=["quick", "full"], default="quick")
     host.add_argument("--cache", type=Path, required=True, help="folder that keeps pretrained hosts")
     host.add_argument("--device", default="", help="torch device; the GPU when there is one, else the CPU")
+    checkup = commands.add_parser("checkup", help="read a contrastive loss log against its chance line")
+    checkup.add_argument(
+        "--loss", type=Path, required=True, help="a .csv with a column loss, or .jsonl with a key loss"
+    )
+    checkup.add_argument("--batch-size", type=int, required=True, help="pairs that each loss compared")
+    checkup.add_argument("--weight", type=float, default=1.0, help="sum of the weights of the loss's terms")
     options = parser.parse_args()
+    # Each command imports what it needs: a loss log is read in a second, the hosts' library takes several.
+    try:
+        return _host(options) if options.command == "host" else _checkup(options)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+def _host(options: argparse.Namespace) -> int:
+    import torch
+    from transformers.utils.logging import disable_progress_bar
+
+    from bridges.training.pretrain import small_host
+
     disable_progress_bar()  # transformers' own, for files that are read in milliseconds
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     small_host(options.family, options.size, options.cache, device)
     print(f"{options.cache / f'{options.family}-{options.size}'} is ready")
+    return 0
+
+
+def _checkup(options: argparse.Namespace) -> int:
+    from bridges.instruments.alignment import diagnose
+    from bridges.tasks.loss_log import read_losses
+
+    if options.weight <= 0:
+        raise ValueError(f"a weight of {options.weight} is no sum of weights: give a positive number")
+    losses = [loss / options.weight for loss in read_losses(options.loss)]
+    found = diagnose(losses, options.batch_size)
+    print(found)
+    for reason in found.reasons:
+        print(f"  {reason}")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from bridges.__main__ import main
 from bridges.instruments.alignment import diagnose, spread
 from bridges.instruments.attention import flatness
 from bridges.instruments.chance import Printed, chance_recall, fitting_datasets, mean_chance_loss, read_loss, stuck
@@ -271,3 +272,19 @@ def test_a_broken_loss_log_is_named_with_its_line(tmp_path: Path, name: str, tex
         read_losses(tmp_path / name)
     with pytest.raises(ValueError, match="is not there"):
         read_losses(tmp_path / "gone.csv")
+
+
+def test_the_command_line_reads_a_loss_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = tmp_path / "log.csv"
+    log.write_text("step,loss\n" + "\n".join(f"{i},{1.25 * LINE}" for i in range(40)))
+    command = ["bridges", "checkup", "--loss", str(log), "--batch-size", "64", "--weight", "1.25"]
+    monkeypatch.setattr("sys.argv", command)
+    assert main() == 0
+    told = capsys.readouterr().out.split("\n")
+    assert told[0] == "collapse or constant text or constant image or shuffled pairs"
+    assert told[1].strip().startswith("at chance: first 4.159")
+    monkeypatch.setattr("sys.argv", [*command[:3], str(tmp_path / "gone.csv"), *command[4:]])
+    assert main() == 1
+    assert "gone.csv is not there" in capsys.readouterr().err
