@@ -1,7 +1,13 @@
 """One figure style: opaque paper that reads in light and dark pages, and colours told apart by everybody."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import matplotlib
 from cycler import cycler
+from matplotlib.axes import Axes
+
+from press.ledger import Interval
 
 # Okabe and Ito, "Color universal design" (2008), without the yellow, which is lost on paper.
 COLOURS = {
@@ -37,3 +43,11 @@ def use_style() -> None:
         "legend.frameon": False,
         "axes.prop_cycle": cycler(color=[COLOURS[n] for n in names]) + cycler(linestyle=["-", "--", "-.", ":"]),
     }
+
+
+def draw_intervals(axes: Axes, x: Sequence[float], estimates: Sequence[Interval], **look: Any) -> None:
+    """Means at `x` with bars to the ends of their intervals; `look` goes on to `Axes.errorbar`."""
+    means = [e.mean for e in estimates]
+    below = [e.mean - e.low for e in estimates]
+    above = [e.high - e.mean for e in estimates]
+    axes.errorbar(x, means, yerr=[below, above], **look)

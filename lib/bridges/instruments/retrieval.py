@@ -8,6 +8,8 @@ from typing import Literal, get_args
 from jaxtyping import Float
 from torch import Tensor, arange, cat
 
+from bridges.instruments.chance import chance_recall
+
 Ties = Literal["middle", "first", "index"]
 ROWS = 128  # queries compared at once: more leave the cache
 
@@ -69,4 +71,4 @@ def recall(
     """
     found, n = ranks(queries, gallery, ties), len(gallery)
     at = {k: 100 * (found + 1 <= k).float().mean().item() for k in ks}
-    return Recall(at, {k: 100 * min(k, n) / n for k in ks}, n)
+    return Recall(at, {k: chance_recall(k, n) for k in ks}, n)

@@ -12,7 +12,7 @@ from bridges.hosts.contrastive import AlignmentSettings, ContrastiveBridge, Embe
 from bridges.tasks.pairs import Features
 from bridges.training.ensemble import Ensemble, fit_ensemble
 from bridges.training.fit import FitSettings
-from bridges.training.losses import alignment_loss, info_nce
+from bridges.training.losses import CLIP_WEIGHT, MRL_WEIGHT, alignment_loss, info_nce
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,9 @@ class Bridges:
         return next(e.model(members.index(index)) for members, e in self.groups if index in members)
 
     def curve(self, index: int) -> Float[Tensor, " steps"]:
-        """The training loss of every step, in nats, of total weight 1.25."""
-        return next(e.losses[:, members.index(index)] for members, e in self.groups if index in members)
+        """The training loss of every step, in nats per unit of weight, so that ln(batch) is its chance line."""
+        losses = next(e.losses[:, members.index(index)] for members, e in self.groups if index in members)
+        return losses / (CLIP_WEIGHT + MRL_WEIGHT)
 
     def embed(self, pairs: Features) -> Iterator[tuple[int, Embeddings]]:
         """The pairs' embeddings by each bridge, with its index."""
