@@ -87,7 +87,7 @@ SIZES = {
     ),
 }
 run = begin(
-    "08_factorial", SIZES, profile=profile, seeds=seeds, device=device, out=out
+    "10_factorial", SIZES, profile=profile, seeds=seeds, device=device, out=out
 )
 size = run.size
 torch.set_num_threads(1)

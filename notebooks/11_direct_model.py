@@ -96,7 +96,7 @@ SIZES = {
     ),
 }
 run = begin(
-    "09_direct_model", SIZES, profile=profile, seeds=seeds, device=device, out=out
+    "11_direct_model", SIZES, profile=profile, seeds=seeds, device=device, out=out
 )
 size = run.size
 

@@ -95,7 +95,7 @@ SIZES = {
     ),
 }
 run = begin(
-    "06_stuck_loss", SIZES, profile=profile, seeds=seeds, device=device, out=out
+    "08_stuck_loss", SIZES, profile=profile, seeds=seeds, device=device, out=out
 )
 size = run.size
 with refusing():

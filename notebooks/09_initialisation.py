@@ -79,7 +79,7 @@ SIZES = {
     ),
 }
 run = begin(
-    "07_initialisation", SIZES, profile=profile, seeds=seeds, device=device, out=out
+    "09_initialisation", SIZES, profile=profile, seeds=seeds, device=device, out=out
 )
 size = run.size
 torch.set_num_threads(1)
