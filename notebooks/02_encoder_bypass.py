@@ -261,13 +261,13 @@ def train(
     settings = FitSettings(steps=size.steps, batch=size.batch, lr=lr, warmup=10)
     describe = f"{family}, {route}, seed {seed}"
     losses = fit(
-        model.parameters(),
+        model,
         lambda rows: model(vectors[rows], targets[rows]),
         len(vectors),
         settings,
         seed,
         describe,
-    )
+    ).losses
     model.eval()
     with torch.no_grad():
         validation = model(unseen, unseen_targets).item()

@@ -376,14 +376,14 @@ def one_by_one(models: list) -> tuple[float, np.ndarray]:
         at = iter(range(timed_steps))
         columns.append(
             fit(
-                model.parameters(),
+                model,
                 lambda rows, m=model, at=at: batch_loss(
                     m, rows.to(run.device), next(at)
                 ),
                 len(pairs),
                 short,
                 seed,
-            )
+            ).losses
         )
     return (clock() - begun) / len(models) / timed_steps, np.array(columns).T
 

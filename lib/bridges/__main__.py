@@ -10,7 +10,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bridges")
     commands = parser.add_subparsers(dest="command", required=True)
     host = commands.add_parser("host", help="pretrain a small host, unless the cache has it whole")
-    host.add_argument("family", choices=["t5", "bart"])
+    host.add_argument("family", choices=["t5", "bart", "bert"])
     host.add_argument("--size", choices=["quick", "full"], default="quick")
     host.add_argument("--cache", type=Path, required=True, help="folder that keeps pretrained hosts")
     host.add_argument("--device", default="", help="torch device; the GPU when there is one, else the CPU")

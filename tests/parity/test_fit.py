@@ -14,12 +14,12 @@ def test_fit_equals_a_plain_loop() -> None:
 
     fitted = model()
     losses = fit(
-        fitted.parameters(),
+        fitted,
         lambda rows: torch.nn.functional.mse_loss(fitted(inputs[rows]), targets[rows]),
         len(inputs),
         settings,
         seed=5,
-    )
+    ).losses
 
     plain = model()
     optimizer = torch.optim.AdamW(plain.parameters(), lr=1.0, weight_decay=0.1, fused=False, foreach=False)

@@ -129,7 +129,7 @@ def test_an_ensemble_equals_adamw_one_by_one(chunk: int | None) -> None:
     found = fit_ensemble([net(s) for s in range(3)], squared, 60, MIXED, range(3), chunk=chunk)
     for index, settings in enumerate(MIXED):
         model = net(index)
-        losses = fit(model.parameters(), lambda rows, m=model: squared(m, rows, 0), 60, settings, index)
+        losses = fit(model, lambda rows, m=model: squared(m, rows, 0), 60, settings, index).losses
         torch.testing.assert_close(found.losses[:, index], torch.tensor(losses), rtol=0, atol=1e-6)
         for name, value in found.model(index).named_parameters():
             torch.testing.assert_close(value, dict(model.named_parameters())[name], rtol=0, atol=1e-5)
@@ -169,7 +169,7 @@ def test_tied_idle_and_unsaved_parts_are_as_fit_leaves_them() -> None:
     for index, settings in enumerate(MIXED):
         model = Tied(index)
         settings = replace(settings, weight_decay=0.5)
-        fit(model.parameters(), lambda rows, m=model: squared(m, rows, 0), 60, settings, index)
+        fit(model, lambda rows, m=model: squared(m, rows, 0), 60, settings, index)
         single = found.model(index)
         for name, value in single.named_parameters():
             torch.testing.assert_close(value, dict(model.named_parameters())[name], rtol=0, atol=1e-5)

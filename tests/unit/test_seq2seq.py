@@ -48,12 +48,12 @@ def test_training_in_one_route_is_training_in_the_other(host: PreTrainedModel) -
         torch.manual_seed(1)
         model = VectorToText(VectorToTokens(256, 4, 64), host, route).train()
         curves[route] = fit(
-            model.parameters(),
+            model,
             lambda rows, model=model: model(vectors[rows], labels[rows]),
             len(vectors),
             FitSettings(steps=4, batch=8, warmup=1),
             seed=0,
-        )
+        ).losses
     assert curves["inputs_embeds"] == curves["encoder_outputs"]
     assert curves["inputs_embeds"] != curves["bypass"]
 

@@ -1,11 +1,12 @@
 """Encoder-decoder hosts (T5, BART) that read a connector's tokens, and the three routes into them."""
 
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 from transformers import (
     AutoModelForSeq2SeqLM,
@@ -120,23 +121,34 @@ def route_logits(
     return {route: logits(route) for route in ROUTES}
 
 
+def still(host: PreTrainedModel) -> PreTrainedModel:
+    """A copy without dropout and with attention written out, as `fit_ensemble` needs it to train many side by side."""
+    copy = deepcopy(host).eval()
+    copy.set_attn_implementation("eager")
+    return copy
+
+
 class VectorToText(nn.Module):
-    """A connector from one vector to tokens, and a host that reads the tokens by one of the three routes."""
+    """A connector from one vector to tokens, and a host that reads the tokens by one of the three routes.
+
+    With an `encoder` of sentences in front the inputs are what that reads, token ids; without one they are vectors.
+    """
 
     host: Any  # a PreTrainedModel that generates, which its class does not say
 
-    def __init__(self, connector: nn.Module, host: PreTrainedModel, route: Route):
+    def __init__(self, connector: nn.Module, host: PreTrainedModel, route: Route, encoder: nn.Module | None = None):
         super().__init__()
-        self.connector, self.host, self.route = connector, host, route
+        self.encoder, self.connector, self.host, self.route = encoder, connector, host, route
 
-    def forward(self, vectors: Float[Tensor, "batch width"], labels: Int[Tensor, "batch length"]) -> Float[Tensor, ""]:
+    def forward(self, inputs: Shaped[Tensor, "batch width"], labels: Int[Tensor, "batch length"]) -> Float[Tensor, ""]:
         """Cross-entropy of the labels in nats per token, positions labelled -100 left out."""
-        return self.host(**self._inputs(vectors), labels=labels).loss
+        return self.host(**self._tokens(inputs), labels=labels).loss
 
     @torch.no_grad()
-    def generate(self, vectors: Float[Tensor, "batch width"], max_new_tokens: int = 24) -> Int[Tensor, "batch length"]:
+    def generate(self, inputs: Shaped[Tensor, "batch width"], max_new_tokens: int = 24) -> Int[Tensor, "batch length"]:
         """Greedy decoding."""
-        return self.host.generate(**self._inputs(vectors), max_new_tokens=max_new_tokens, do_sample=False, num_beams=1)
+        return self.host.generate(**self._tokens(inputs), max_new_tokens=max_new_tokens, do_sample=False, num_beams=1)
 
-    def _inputs(self, vectors: Tensor) -> dict[str, Any]:
+    def _tokens(self, inputs: Tensor) -> dict[str, Any]:
+        vectors = self.encoder(inputs) if self.encoder else inputs
         return route_inputs(self.host, self.connector(vectors), self.route)

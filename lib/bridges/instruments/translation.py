@@ -1,10 +1,24 @@
-"""Judge generated sentences against references: BLEU, and whether they say the same to everything."""
+"""Judge generated sentences against references: BLEU beside its floors, and whether all inputs get the same words."""
 
+import json
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from statistics import fmean, pstdev
 
+import torch
+from jaxtyping import Float, Shaped
 from sacrebleu.metrics import BLEU
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from bridges.instruments.conditioning import conditioning_gap
+
+SAMPLES = 10  # shown in a report, as in the resampler log's
+# The resampler log's bands, from "Interpretation" and "Success Criteria"; BLEU's belong to the log's own corpus.
+BLEU_BANDS = ((10.0, "excellent"), (8.0, "good"), (5.0, "moderate"), (3.0, "poor"), (0.0, "failed"))
+DISTINCT_BANDS = ((0.7, "good diversity"), (0.5, "some repetition"), (0.0, "mode collapse"))
 
 
 @dataclass(frozen=True)
@@ -18,6 +32,10 @@ class TranslationScores:
     most_common_share: float
 
 
+def _metric() -> BLEU:
+    return BLEU(force=True)  # the corpora are tokenised already: spaces between all tokens
+
+
 def score(hypotheses: Sequence[str], references: Sequence[str]) -> TranslationScores:
     """Score sentences, one reference each.
 
@@ -26,7 +44,7 @@ def score(hypotheses: Sequence[str], references: Sequence[str]) -> TranslationSc
     """
     if not hypotheses or len(hypotheses) != len(references):
         raise ValueError(f"{len(hypotheses)} outputs against {len(references)} references: give one for each")
-    metric = BLEU(force=True)  # the corpus is tokenised already: spaces between all tokens
+    metric = _metric()
     bleu = metric.corpus_score(list(hypotheses), [list(references)])
     counts = Counter(hypotheses)
     common, times = counts.most_common(1)[0]
@@ -34,6 +52,151 @@ def score(hypotheses: Sequence[str], references: Sequence[str]) -> TranslationSc
     return TranslationScores(bleu.score, str(metric.get_signature()), len(counts) / n, common, times / n)
 
 
+def bleu_interval(hypotheses: Sequence[str], references: Sequence[str], resamples: int = 1000) -> tuple[float, float]:
+    """The 95 % interval of corpus BLEU over bootstrap samples of the sentences (Koehn 2004), by sacrebleu.
+
+    It holds the trained model fixed: how far another training run would land is a matter of seeds.
+    """
+    found = _metric().corpus_score(list(hypotheses), [list(references)], n_bootstrap=resamples)
+    told = json.loads(found.format(is_json=True, signature="-"))
+    return told["confidence_mean"] - told["confidence_var"], told["confidence_mean"] + told["confidence_var"]
+
+
 def constant_floor(candidates: Sequence[str], references: Sequence[str]) -> float:
     """BLEU of the best single candidate said to every input: what a bridge that carries nothing can reach."""
     return max(score([c] * len(references), references).bleu for c in set(candidates))
+
+
+@dataclass(frozen=True)
+class Floors:
+    """BLEU without translating: the best constant sentence, random sentences, the nearest neighbour's sentence."""
+
+    constant: float
+    random: float
+    retrieval: float
+
+    def __str__(self) -> str:
+        return f"constant {self.constant:.1f}, random {self.random:.1f}, retrieval {self.retrieval:.1f}"
+
+
+def floors(
+    known: Sequence[str],
+    known_vectors: Float[Tensor, "known width"],
+    references: Sequence[str],
+    vectors: Float[Tensor, "samples width"],
+    candidates: int = 30,
+    seed: int = 0,
+) -> Floors:
+    """The floors of a corpus, from its training sentences and their vectors.
+
+    `candidates` of the known sentences are tried as the constant; the nearest neighbour is that by cosine.
+    """
+    draw = torch.Generator().manual_seed(seed)
+    at_random = torch.randint(len(known), (len(references),), generator=draw).tolist()
+    nearest = (normalize(vectors, dim=-1) @ normalize(known_vectors, dim=-1).T).argmax(1).tolist()
+    return Floors(
+        constant_floor(known[:candidates], references),
+        score([known[i] for i in at_random], references).bleu,
+        score([known[i] for i in nearest], references).bleu,
+    )
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Statistics of sentence lengths, in words."""
+
+    mean: float
+    std: float
+    shortest: int
+    longest: int
+
+
+def lengths(sentences: Sequence[str]) -> Lengths:
+    """The lengths of sentences."""
+    counts = [len(s.split()) for s in sentences]
+    return Lengths(fmean(counts), pstdev(counts), min(counts), max(counts))
+
+
+@dataclass(frozen=True)
+class ValidationReport:
+    """All that the resampler log's validation script reports of a translator, and what it leaves out.
+
+    Left out there: the floors, the bootstrap interval, the loss in nats per token and the conditioning gap.
+    """
+
+    scores: TranslationScores
+    interval: tuple[float, float]
+    loss: float
+    gap: float
+    output_lengths: Lengths
+    reference_lengths: Lengths
+    floors: Floors | None
+    outputs: tuple[str, ...] = field(repr=False)
+    references: tuple[str, ...] = field(repr=False)
+
+    @property
+    def band(self) -> str:
+        """The log's word for this BLEU; it holds on the log's corpus, and on no other."""
+        return next(word for least, word in BLEU_BANDS if self.scores.bleu >= least)
+
+    @property
+    def diversity(self) -> str:
+        """The log's word for this share of distinct outputs."""
+        return next(word for least, word in DISTINCT_BANDS if self.scores.distinct >= least)
+
+    def summary(self) -> dict[str, object]:
+        """All but the sentences, ready for JSON."""
+        kept = {k: v for k, v in asdict(self).items() if k not in ("outputs", "references")}
+        return kept | {"band": self.band, "diversity": self.diversity}
+
+    def write(self, folder: Path) -> None:
+        """Write `validation_summary.json` and `translations.txt`, as the log's script does."""
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "validation_summary.json").write_text(json.dumps(self.summary(), indent=1) + "\n", encoding="utf-8")
+        pairs = zip(self.references, self.outputs, strict=True)
+        lines = (f"[{i}]\nreference:   {r}\ntranslation: {o}\n" for i, (r, o) in enumerate(pairs, 1))
+        (folder / "translations.txt").write_text("\n".join(lines), encoding="utf-8")
+
+    def _repr_markdown_(self) -> str:
+        s, low, high = self.scores, *self.interval
+        out, ref = self.output_lengths, self.reference_lengths
+        rows = [
+            ("BLEU", f"{s.bleu:.2f} [{low:.2f}, {high:.2f}], {self.band} by the log's bands"),
+            ("floors of BLEU", str(self.floors) if self.floors else "not given"),
+            ("distinct outputs", f"{100 * s.distinct:.1f} % of {len(self.outputs)}: {self.diversity}"),
+            ("most common output", f"{100 * s.most_common_share:.1f} %: *{s.most_common}*"),
+            ("loss", f"{self.loss:.3f} nats per token"),
+            ("conditioning gap", f"{self.gap:.3f} nats per token"),
+            ("words in an output", f"{out.mean:.1f} ± {out.std:.1f}, {out.shortest} to {out.longest}"),
+            ("words in a reference", f"{ref.mean:.1f} ± {ref.std:.1f}, {ref.shortest} to {ref.longest}"),
+        ]
+        table = "| | |\n|---|---|\n" + "\n".join(f"| {name} | {value} |" for name, value in rows)
+        pairs = list(zip(self.references, self.outputs, strict=True))[:SAMPLES]
+        samples = "| reference | translation |\n|---|---|\n" + "\n".join(f"| {r} | {o} |" for r, o in pairs)
+        return f"{table}\n\n{samples}\n\n`{s.signature}`"
+
+
+def validate(
+    translate: Callable[[Tensor], Sequence[str]],
+    loss: Callable[[Tensor], Tensor | float],
+    inputs: Shaped[Tensor, "samples ..."],
+    references: Sequence[str],
+    floors: Floors | None = None,
+) -> ValidationReport:
+    """Judge a translator, given as two functions of its inputs: what it says, and its loss against the references.
+
+    Raises:
+        ValueError: when outputs and references differ in number.
+    """
+    outputs = tuple(translate(inputs))
+    return ValidationReport(
+        score(outputs, references),
+        bleu_interval(outputs, references),
+        float(loss(inputs)),
+        conditioning_gap(loss, inputs),
+        lengths(outputs),
+        lengths(references),
+        floors,
+        outputs,
+        tuple(references),
+    )

@@ -75,7 +75,8 @@ def fit_ensemble(
         chunk: how many models share the cache at once; all of them where nothing is given.
         look: called after each step with the number of steps done and the models as they then are.
 
-    A model whose loss is no longer finite stays so, and leaves the others alone: look at `losses`.
+    A model whose loss is no longer finite stays so, and leaves the others alone: look at `losses`. Looks that `fit`
+    takes by itself (`every`, `patience`, the plateau schedule) are not taken here.
 
     Raises:
         ValueError: for lists of different lengths, settings that do not fit together, models of different
@@ -86,6 +87,14 @@ def fit_ensemble(
     steps, batch = settings[0].steps, settings[0].batch
     if any((s.steps, s.batch) != (steps, batch) for s in settings):
         raise ValueError("settings differ in steps or batch: train such models in ensembles of their own")
+    if any(s.schedule == "plateau" or s.every for s in settings):
+        raise ValueError("an ensemble takes no looks of its own: train with fit, or take plateau and `every` out")
+    if any(
+        [(g.prefix, g.start) for g in s.groups] != [(g.prefix, g.start) for g in settings[0].groups] for s in settings
+    ):
+        raise ValueError(
+            "settings differ in what their groups hold or when they start: only the groups' rates may differ"
+        )
     if steps < 1 or not any(p.requires_grad for p in models[0].parameters()):
         raise ValueError("there is nothing to train: no steps, or no parameter that requires a gradient")
     device = next(models[0].parameters()).device
@@ -104,6 +113,8 @@ def fit_ensemble(
     template = deepcopy(models[0])  # not on the meta device, where tied parameters come apart
     orders = torch.stack([_order(seed, samples, steps, batch) for seed in seeds], 1).to(device)  # (T, M, B)
     rates = torch.tensor([[s.lr * s.rate(step) for s in settings] for step in range(steps)], device=device)
+    factors = {n: torch.tensor([s.group(n).rate for s in settings], device=device) for n in parameters}
+    starts = {name: settings[0].group(name).start for name in parameters}
     decays = torch.tensor([s.weight_decay for s in settings], device=device)
     clips = torch.tensor([s.clip for s in settings], device=device)
     first, second = ({name: torch.zeros_like(p) for name, p in parameters.items()} for _ in range(2))
@@ -126,8 +137,12 @@ def fit_ensemble(
                 f"this model or loss cannot be vectorised over models ({str(error).splitlines()[0]}): train it with"
                 " fit, one by one"
             ) from error
+        gradients = {name: g for name, g in gradients.items() if starts[name] <= step}
         _clip(gradients, clips)
-        _adamw(parameters, gradients, first, second, rates[step], decays, step + 1)
+        for name, gradient in gradients.items():
+            moments = first[name], second[name]
+            # As in torch, a parameter that was frozen counts its own steps from when it thawed.
+            _adamw(parameters[name], gradient, moments, rates[step] * factors[name], decays, step - starts[name] + 1)
         losses[step] = loss
         if look:
             look(step + 1, Ensemble(template, parameters, buffers, losses[: step + 1]))
@@ -159,23 +174,22 @@ def _clip(gradients: State, largest: Float[Tensor, " models"]) -> None:
 
 
 def _adamw(
-    parameters: State,
-    gradients: State,
-    first: State,
-    second: State,
+    parameter: Tensor,
+    gradient: Tensor,
+    moments: tuple[Tensor, Tensor],
     rate: Float[Tensor, " models"],
     decay: Float[Tensor, " models"],
     step: int,
 ) -> None:
     """One step of AdamW (Loshchilov and Hutter 2019, algorithm 2) in place, with a rate and a decay for each model."""
+    first, second = moments
     bias_1, bias_2 = 1 - BETAS[0] ** step, 1 - BETAS[1] ** step
-    for name, parameter in parameters.items():
-        gradient, size = gradients[name], _per_model(rate, parameter)
-        parameter.mul_(1 - size * _per_model(decay, parameter))
-        first[name].lerp_(gradient, 1 - BETAS[0])
-        second[name].mul_(BETAS[1]).addcmul_(gradient, gradient, value=1 - BETAS[1])
-        denominator = second[name].sqrt().div_(math.sqrt(bias_2)).add_(EPSILON)
-        parameter.sub_(size / bias_1 * first[name] / denominator)
+    size = _per_model(rate, parameter)
+    parameter.mul_(1 - size * _per_model(decay, parameter))
+    first.lerp_(gradient, 1 - BETAS[0])
+    second.mul_(BETAS[1]).addcmul_(gradient, gradient, value=1 - BETAS[1])
+    denominator = second.sqrt().div_(math.sqrt(bias_2)).add_(EPSILON)
+    parameter.sub_(size / bias_1 * first / denominator)
 
 
 def _per_model(values: Float[Tensor, " models"], like: Tensor) -> Tensor:

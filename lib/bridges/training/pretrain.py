@@ -4,14 +4,16 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from torch.nn.functional import mse_loss
+from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerFast
 
-from bridges.hosts import seq2seq
+from bridges.hosts import sentence, seq2seq
 from bridges.tasks import instructions
 from bridges.training.fit import FitSettings, fit
 
@@ -23,10 +25,12 @@ RECIPES = {
 SUMS = "sha256.json"
 
 
-def denoise(host: PreTrainedModel, settings: FitSettings, device: str, describe: str) -> None:
+def denoise(
+    host: PreTrainedModel, text: Sequence[str], words: PreTrainedTokenizerFast, settings: FitSettings, describe: str
+) -> None:
     """Teach a seq2seq host to restore sentences of which 30 % of the words are masked."""
-    words = instructions.tokenizer()
-    target = instructions.labels(instructions.corpus().train, words).to(device)
+    device = host.device
+    target = instructions.labels(text, words).to(device)
     source = target.masked_fill(target == -100, words.pad_token_id)
     maskable = source > words.eos_token_id
     attention = (target != -100).long()
@@ -41,33 +45,63 @@ def denoise(host: PreTrainedModel, settings: FitSettings, device: str, describe:
             labels=target[rows],
         ).loss
 
-    host.to(device)  # type: ignore[arg-type]
-    fit(host.train().parameters(), batch_loss, len(target), settings, seed=0, describe=describe)
+    fit(host.train(), batch_loss, len(target), settings, seed=0, describe=describe)
     host.eval()
 
 
-def small_host(family: str, size: str, cache: Path, device: str = "cpu") -> PreTrainedModel:
-    """The pretrained host `family` (t5, bart) of `size` (quick, full), from `cache` or else trained and put there.
+def imitate(
+    model: PreTrainedModel, text: Sequence[str], words: PreTrainedTokenizerFast, settings: FitSettings, describe: str
+) -> None:
+    """Teach a sentence encoder to find two sentences as alike as the book's own sentence vectors are."""
+    device = model.device
+    encoder = sentence.SentenceEncoder(model, words.pad_token_id)
+    ids = words(list(text), padding=True, return_tensors="pt")["input_ids"].to(device)
+    teacher = instructions.sentence_vectors(text).to(device)
 
-    A folder whose files do not match their checksums, or whose recipe is not today's, is made again and says so.
+    def batch_loss(indices: Tensor) -> Tensor:
+        rows = indices.to(device)
+        vectors, theirs = encoder(ids[rows]), teacher[rows]
+        return len(rows) * mse_loss(vectors @ vectors.T, theirs @ theirs.T)
+
+    fit(encoder.train(), batch_loss, len(ids), settings, seed=0, describe=describe)
+    model.eval()
+
+
+def small_host(
+    family: str,
+    size: str,
+    cache: Path,
+    device: str = "cpu",
+    corpus: tuple[Sequence[str], PreTrainedTokenizerFast] | None = None,
+) -> PreTrainedModel:
+    """The pretrained host `family` (t5, bart, bert) of `size` (quick, full), from `cache` or trained and put there.
+
+    It has read the sentences of `corpus` by its tokenizer, or else the book's own. T5 and BART restore masked
+    sentences, BERT is a sentence encoder. A folder whose files do not match their checksums, or whose recipe is not
+    today's, is made again and says so.
     """
-    folder = cache / f"{family}-{size}"
-    recipe = {"family": family, "masked": MASKED, "read": _what_is_read()}
+    text, words = corpus or (instructions.corpus().train, instructions.tokenizer())
+    read = _what_is_read(text, words)
+    folder = cache / (f"{family}-{size}-{read[:8]}" if corpus else f"{family}-{size}")
+    recipe = {"family": family, "masked": MASKED, "read": read}
     recipe |= asdict(seq2seq.SIZES[size]) | asdict(RECIPES[size])
+    recipe = json.loads(json.dumps(recipe))  # as it will be read back
     fault = _fault(folder, recipe)
     if fault:
         print(f"pretraining {folder.name} ({fault})", flush=True)
         torch.manual_seed(0)
-        host = seq2seq.build(family, size, instructions.tokenizer())
-        denoise(host, RECIPES[size], device, f"pretraining {folder.name}")
+        host = sentence.build(size, words) if family == "bert" else seq2seq.build(family, size, words)
+        host.to(device)  # type: ignore[arg-type]
+        teach = imitate if family == "bert" else denoise
+        teach(host, text, words, RECIPES[size], f"pretraining {folder.name}")
         _save(host, folder, recipe)
-    host = seq2seq.load(str(folder)).eval()
-    return host.to(device)
+    host = AutoModel.from_pretrained(folder) if family == "bert" else seq2seq.load(str(folder))
+    return host.eval().to(device)
 
 
-def _what_is_read() -> str:
+def _what_is_read(text: Sequence[str], words: PreTrainedTokenizerFast) -> str:
     """SHA-256 of the corpus and of its vocabulary: a host that read other sentences is another host."""
-    read = [instructions.corpus().train, sorted(instructions.tokenizer().get_vocab().items())]
+    read = [list(text), sorted(words.get_vocab().items())]
     return hashlib.sha256(json.dumps(read).encode()).hexdigest()
 
 

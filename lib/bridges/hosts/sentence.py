@@ -1,0 +1,84 @@
+"""Sentence encoders: a transformers encoder, mean-pooled to one vector of unit norm."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+from tqdm import tqdm
+from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel, PreTrainedModel, PreTrainedTokenizerBase
+
+from bridges.hosts.seq2seq import SIZES
+
+
+class SentenceEncoder(nn.Module):
+    """The mean of an encoder's last hidden states over the words, scaled to norm 1 (Reimers and Gurevych 2019, 3)."""
+
+    model: Any  # a PreTrainedModel
+
+    def __init__(self, model: PreTrainedModel, padding: int):
+        super().__init__()
+        self.model, self.padding = model, padding
+
+    def forward(self, ids: Int[Tensor, "batch length"]) -> Float[Tensor, "batch width"]:
+        there = ids != self.padding
+        states = self.model(input_ids=ids, attention_mask=there.long()).last_hidden_state
+        mean = (states * there[..., None]).sum(1) / there.sum(1, keepdim=True).clamp_min(1)
+        return normalize(mean, dim=-1)
+
+    @torch.no_grad()
+    def encode(
+        self, texts: Sequence[str], words: PreTrainedTokenizerBase, batch: int = 64
+    ) -> Float[Tensor, "texts width"]:
+        """The vectors of sentences, on the CPU; sentences are cut at the length the encoder was made for."""
+        found = []
+        device = next(self.parameters()).device
+        longest = min(words.model_max_length, self.model.config.max_position_embeddings)
+        for start in tqdm(range(0, len(texts), batch), desc="sentence vectors", leave=False):
+            ids = words(
+                list(texts[start : start + batch]),
+                padding=True,
+                truncation=True,
+                max_length=longest,
+                return_tensors="pt",
+            )["input_ids"]
+            found.append(self(ids.to(device)).cpu())
+        return torch.cat(found)
+
+
+def build(size: str, words: PreTrainedTokenizerBase) -> PreTrainedModel:
+    """A freshly initialised BERT for the tokenizer `words`; draws from torch's global generator."""
+    s = SIZES[size]
+    return BertModel(
+        BertConfig(
+            vocab_size=len(words),
+            hidden_size=s.width,
+            num_hidden_layers=s.layers,
+            num_attention_heads=s.heads,
+            intermediate_size=s.feed_forward,
+            max_position_embeddings=128,
+            pad_token_id=words.pad_token_id,
+        ),
+        add_pooling_layer=False,
+    )
+
+
+def load(name: str) -> tuple[SentenceEncoder, PreTrainedTokenizerBase]:
+    """Any encoder that `AutoModel` knows and its tokenizer, from a local folder or a hub name.
+
+    Raises:
+        OSError: in one line, when the folder or name holds no such model or cannot be reached.
+    """
+    try:
+        words = AutoTokenizer.from_pretrained(name)
+        model = AutoModel.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise OSError(
+            f"no sentence encoder could be loaded from {name!r}: give a folder with a model and its tokenizer, or a hub"
+            " name that this machine can reach"
+        ) from error
+    if words.pad_token_id is None or not hasattr(model.config, "max_position_embeddings"):
+        raise OSError(f"{name!r} is no sentence encoder of BERT's kind: its tokenizer or model knows no padding")
+    return SentenceEncoder(model.eval(), words.pad_token_id), words
