@@ -11,7 +11,7 @@ def main() -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     host = commands.add_parser("host", help="pretrain a small host, unless the cache has it whole")
     host.add_argument("family", choices=["t5", "bart", "bert"])
-    host.add_argument("--size", choices=["quick", "full"], default="quick")
+    host.add_argument("--size", choices=["quick", "medium", "full"], default="quick")
     host.add_argument("--cache", type=Path, required=True, help="folder that keeps pretrained hosts")
     host.add_argument("--device", default="", help="torch device; the GPU when there is one, else the CPU")
     checkup = commands.add_parser("checkup", help="read a contrastive loss log against its chance line")

@@ -1,10 +1,11 @@
 """The logs' recorded figures, kept as data with their source."""
 
+import json
 from typing import Any
 
 import yaml
 
-from press import ROOT, PressError
+from press import REFERENCE, ROOT, PressError
 
 RECORDED = ROOT / "book" / "recorded"
 
@@ -20,3 +21,17 @@ def recorded(name: str) -> dict[str, Any]:
         there = ", ".join(sorted(p.stem for p in RECORDED.glob("*.yml")))
         raise PressError(f"no recorded figures named {name!r}; there are {there}")
     return yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+def reference(chapter: str, profile: str) -> dict[str, Any]:
+    """The committed record of an earlier run of a chapter, from `book/reference/CHAPTER.PROFILE.json`.
+
+    Raises:
+        PressError: when there is none.
+    """
+    path = REFERENCE / f"{chapter}.{profile}.json"
+    if not path.is_file():
+        raise PressError(
+            f"{path.relative_to(ROOT)} is not there: run the chapter with -p profile {profile}, keep its record"
+        )
+    return json.loads(path.read_text(encoding="utf-8"))

@@ -85,6 +85,7 @@ class Run:
     started: float = field(default_factory=time.monotonic)
     verdicts: dict[str, Verdict] = field(default_factory=dict)
     measurements: dict[str, Any] = field(default_factory=dict)
+    given: dict[str, str] = field(default_factory=dict)  # what a reader gave in place of the book's own, by name
 
     def note(self, verdict: Verdict) -> Verdict:
         """Keep a verdict for the record; returns it, so that a cell shows its card."""
@@ -113,6 +114,8 @@ class Run:
             "verdicts": [v.record() for v in self.verdicts.values()],
             "measurements": self.measurements,
         }
+        if self.given:
+            record["given"] = self.given
         path = Path(self.out or "record.json")
         check_schema(record, "record", path)
         if self.out:
@@ -138,7 +141,7 @@ class Provenance:
             "finished": r["finished"],
             "commit": r["commit"],
             "versions": versions,
-        }
+        } | r.get("given", {})
         return "| provenance | |\n|---|---|\n" + "\n".join(f"| {k} | {v} |" for k, v in rows.items())
 
 

@@ -71,7 +71,7 @@ def test_unknown_names_are_refused_with_those_there_are(host: PreTrainedModel) -
         route_inputs.__wrapped__(host, torch.randn(1, 3, 64), "straight")
     with pytest.raises(ValueError, match="choose from t5, bart"):
         seq2seq.build("gpt", "quick", WORDS)
-    with pytest.raises(ValueError, match="choose from quick, full"):
+    with pytest.raises(ValueError, match="choose from quick, medium, full"):
         seq2seq.build("t5", "huge", WORDS)
 
 

@@ -5,12 +5,13 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 from tqdm import tqdm
 from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel, PreTrainedModel, PreTrainedTokenizerBase
 
-from bridges.hosts.seq2seq import SIZES
+from bridges.hosts.seq2seq import SIZES, still
 
 
 class SentenceEncoder(nn.Module):
@@ -20,13 +21,22 @@ class SentenceEncoder(nn.Module):
 
     def __init__(self, model: PreTrainedModel, padding: int):
         super().__init__()
-        self.model, self.padding = model, padding
+        self.model, self.padding, self.unseen = model, padding, False
 
     def forward(self, ids: Int[Tensor, "batch length"]) -> Float[Tensor, "batch width"]:
         there = ids != self.padding
-        states = self.model(input_ids=ids, attention_mask=there.long()).last_hidden_state
+        mask = there.long()
+        if self.unseen:  # added to the attention's logits as it is, (B, 1, 1, S)
+            mask = there.logical_not()[:, None, None] * torch.finfo(self.model.dtype).min
+        states = self.model(input_ids=ids, attention_mask=mask).last_hidden_state
         mean = (states * there[..., None]).sum(1) / there.sum(1, keepdim=True).clamp_min(1)
         return normalize(mean, dim=-1)
+
+    def still(self) -> "SentenceEncoder":
+        """A copy as `fit_ensemble` needs it: see `seq2seq.still`, and a mask that transformers does not look into."""
+        copy = SentenceEncoder(still(self.model), self.padding)
+        copy.unseen = True
+        return copy
 
     @torch.no_grad()
     def encode(
@@ -74,11 +84,17 @@ def load(name: str) -> tuple[SentenceEncoder, PreTrainedTokenizerBase]:
     try:
         words = AutoTokenizer.from_pretrained(name)
         model = AutoModel.from_pretrained(name)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise OSError(
             f"no sentence encoder could be loaded from {name!r}: give a folder with a model and its tokenizer, or a hub"
             " name that this machine can reach"
         ) from error
-    if words.pad_token_id is None or not hasattr(model.config, "max_position_embeddings"):
-        raise OSError(f"{name!r} is no sentence encoder of BERT's kind: its tokenizer or model knows no padding")
+    if len(words) <= len(words.all_special_tokens):  # transformers makes an empty one where the files are missing
+        raise OSError(f"{name!r} holds no tokenizer that knows a word: save the model's own beside it")
+    c = model.config
+    if words.pad_token_id is None or c.is_encoder_decoder or not hasattr(c, "max_position_embeddings"):
+        raise OSError(
+            f"{name!r} is no sentence encoder of BERT's kind: its tokenizer or model knows no padding, or it has a"
+            " decoder"
+        )
     return SentenceEncoder(model.eval(), words.pad_token_id), words

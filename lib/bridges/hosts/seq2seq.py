@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Float, Int, Shaped
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
     AutoModelForSeq2SeqLM,
@@ -33,7 +34,11 @@ class HostSize:
     feed_forward: int
 
 
-SIZES = {"quick": HostSize(64, 2, 4, 256), "full": HostSize(256, 4, 8, 1024)}
+SIZES = {
+    "quick": HostSize(64, 2, 4, 256),
+    "medium": HostSize(128, 2, 4, 512),
+    "full": HostSize(256, 4, 8, 1024),
+}
 
 
 def build(family: str, size: str, words: PreTrainedTokenizerBase) -> PreTrainedModel:
@@ -90,7 +95,7 @@ def load(name: str) -> PreTrainedModel:
     """
     try:
         return AutoModelForSeq2SeqLM.from_pretrained(name)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise OSError(
             f"no encoder-decoder could be loaded from {name!r}: give a folder made by save_pretrained, or a hub name"
             " that this machine can reach and whose licence you have accepted"

@@ -61,13 +61,13 @@ def token_geometry(tokens: Float[Tensor, "batch tokens dim"]) -> TokenGeometry:
     mean = x.mean((0, 1))
     of_token, of_input = x.mean(0) - mean, x.mean(1) - mean  # (K, dim), (B, dim)
     rest = x - mean - of_token - of_input[:, None]
-    total = (x - mean).square().mean((0, 1)).sum()
-    if total == 0:
+    if (x == x[0, 0]).all():  # the variance itself may be off zero by rounding
         raise ValueError("all tokens of all inputs are equal: there is no variance to take apart")
+    total = (x - mean).square().mean((0, 1)).sum()
     shares = [part.square().sum(-1).mean() / total for part in (of_token, of_input, rest)]
-    unit = normalize(x, dim=-1)
-    count = tokens.shape[1]
-    cosines = (unit @ unit.transpose(1, 2)).sum((1, 2)) - count  # without each token's cosine with itself
+    unit, count = normalize(x, dim=-1), tokens.shape[1]
+    # Without each token's cosine with itself, which is 1, or 0 for a token of zeros.
+    cosines = unit.sum(1).square().sum(-1) - unit.square().sum((1, 2))
     identity, of_inputs, interaction = (share.item() for share in shares)
     return TokenGeometry(
         identity,

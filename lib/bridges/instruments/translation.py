@@ -57,9 +57,11 @@ def bleu_interval(hypotheses: Sequence[str], references: Sequence[str], resample
 
     It holds the trained model fixed: how far another training run would land is a matter of seeds.
     """
-    found = _metric().corpus_score(list(hypotheses), [list(references)], n_bootstrap=resamples)
-    told = json.loads(found.format(is_json=True, signature="-"))
-    return told["confidence_mean"] - told["confidence_var"], told["confidence_mean"] + told["confidence_var"]
+    metric = _metric()
+    found = metric.corpus_score(list(hypotheses), [list(references)], n_bootstrap=resamples)
+    told = json.loads(found.format(width=9, is_json=True, signature=str(metric.get_signature())))
+    mean, half = told.get("confidence_mean", 0.0), told.get("confidence_var", 0.0)  # not told where BLEU is 0
+    return mean - half, mean + half
 
 
 def constant_floor(candidates: Sequence[str], references: Sequence[str]) -> float:

@@ -49,3 +49,9 @@ def word_tokenizer(texts: Sequence[str], vocabulary: int = 3000) -> PreTrainedTo
     backend.train_from_iterator(texts, WordLevelTrainer(vocab_size=vocabulary, special_tokens=special))
     backend.post_processor = TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
     return PreTrainedTokenizerFast(tokenizer_object=backend, **SPECIAL)
+
+
+def spaced(texts: Sequence[str], words: PreTrainedTokenizerFast) -> tuple[str, ...]:
+    """The texts as a perfect translation would decode: lower case, a space between all tokens, rare words kept."""
+    cut = words.backend_tokenizer.pre_tokenizer.pre_tokenize_str
+    return tuple(" ".join(token for token, _ in cut(text.lower())) for text in texts)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, stack_module_state, vmap
 from tqdm import tqdm
 
-from bridges.training.fit import FitSettings
+from bridges.training.fit import FitSettings, check_groups
 
 State = dict[str, Tensor]
 BETAS, EPSILON = (0.9, 0.999), 1e-8  # torch.optim.AdamW's own
@@ -87,8 +87,10 @@ def fit_ensemble(
     steps, batch = settings[0].steps, settings[0].batch
     if any((s.steps, s.batch) != (steps, batch) for s in settings):
         raise ValueError("settings differ in steps or batch: train such models in ensembles of their own")
-    if any(s.schedule == "plateau" or s.every for s in settings):
-        raise ValueError("an ensemble takes no looks of its own: train with fit, or take plateau and `every` out")
+    if any(s.schedule == "plateau" or s.every or s.patience for s in settings):
+        raise ValueError(
+            "an ensemble takes no looks of its own: train with fit, or take plateau, `every` and `patience` out"
+        )
     if any(
         [(g.prefix, g.start) for g in s.groups] != [(g.prefix, g.start) for g in settings[0].groups] for s in settings
     ):
@@ -97,6 +99,7 @@ def fit_ensemble(
         )
     if steps < 1 or not any(p.requires_grad for p in models[0].parameters()):
         raise ValueError("there is nothing to train: no steps, or no parameter that requires a gradient")
+    check_groups(models[0], settings[0])
     device = next(models[0].parameters()).device
     shapes = [{n: (p.shape, p.requires_grad) for n, p in m.named_parameters()} for m in models]
     if any(s != shapes[0] for s in shapes):

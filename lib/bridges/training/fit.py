@@ -90,7 +90,8 @@ class History:
 
     def waited(self) -> int:
         """Looks since the best one."""
-        return sum(step > self.best for step in self.validation)
+        best = self.best
+        return sum(step > best for step in self.validation)
 
 
 def fit(
@@ -124,52 +125,61 @@ def fit(
         FloatingPointError: when the loss is not finite, naming the step; what was kept stays.
         ValueError: for settings that cannot be followed, or a checkpoint of another run, or a damaged one.
     """
-    _check(model, settings, validate)
+    check_groups(model, settings)
+    if (settings.patience or settings.schedule == "plateau") and not (validate and settings.every):
+        raise ValueError("patience and the plateau schedule need validation: give `validate` and `every`")
+    if (validate or keep) and not settings.every:
+        raise ValueError("the model is validated and kept every so many steps: give `every`")
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     groups = [{"params": [p], "factor": settings.group(name).rate} for name, p in trained.items()]
     optimizer = torch.optim.AdamW(groups, lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
     batches = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
-    history = _resume(keep, model, trained, optimizer, batches, settings, seed) if keep else History()
+    run = _run(model, settings, seed, samples)
+    history = _resume(keep, model, trained, optimizer, batches, run) if keep else History()
     best = _weights(model) if validate and not keep else {}
     todo = range(len(history.losses), settings.steps)
-    for step in tqdm(todo, desc=describe, initial=todo.start, total=settings.steps, leave=False):
-        if settings.patience and history.validation and history.waited() >= settings.patience:
-            break
-        for name, parameter in trained.items():
-            parameter.requires_grad_(step >= settings.group(name).start)
-        loss = batch_loss(torch.randint(samples, (settings.batch,), generator=batches))
-        if not torch.isfinite(loss):
-            raise FloatingPointError(
-                f"{describe}: the loss is {loss.item()} at step {step}; lower the learning rate or look for"
-                " infinities in the inputs"
-            )
-        halved = 0.5**history.halvings if settings.schedule == "plateau" else 1.0
-        for group in optimizer.param_groups:
-            group["lr"] = settings.lr * settings.rate(step) * group["factor"] * halved
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(list(trained.values()), settings.clip)
-        optimizer.step()
-        history.losses.append(loss.item())
-        done = step + 1
-        if settings.every and (done % settings.every == 0 or done == settings.steps):
-            if validate:
-                history.validation[done] = _validated(validate, describe, done)
-                if history.best == done:
-                    best = {} if keep else _weights(model)
-                    if keep:
-                        _write(keep / BEST, _weights(model), {})
-            if keep:
-                _write(keep / LAST, _state(model, trained, optimizer, batches), _notes(history, settings, seed))
-    for parameter in trained.values():
-        parameter.requires_grad_(True)
+    try:
+        for step in tqdm(todo, desc=describe, initial=todo.start, total=settings.steps, leave=False):
+            if settings.patience and history.validation and history.waited() >= settings.patience:
+                break
+            for name, parameter in trained.items():
+                parameter.requires_grad_(step >= settings.group(name).start)
+            loss = batch_loss(torch.randint(samples, (settings.batch,), generator=batches))
+            if not torch.isfinite(loss):
+                raise FloatingPointError(
+                    f"{describe}: the loss is {loss.item()} at step {step}; lower the learning rate or look for"
+                    " infinities in the inputs"
+                )
+            halved = 0.5**history.halvings if settings.schedule == "plateau" else 1.0
+            for group in optimizer.param_groups:
+                group["lr"] = settings.lr * settings.rate(step) * group["factor"] * halved
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(list(trained.values()), settings.clip)
+            optimizer.step()
+            history.losses.append(loss.item())
+            done = step + 1
+            if settings.every and (done % settings.every == 0 or done == settings.steps):
+                if validate:
+                    history.validation[done] = _validated(validate, describe, done)
+                    if history.best == done:
+                        best = {} if keep else _weights(model)
+                        if keep:
+                            _write(keep / BEST, _weights(model), {})
+                if keep:
+                    told = json.dumps([history.losses, list(history.validation.items())])
+                    _write(keep / LAST, _state(model, trained, optimizer, batches), run | {"history": told})
+    finally:  # else a run that is called again after an interruption would leave out what was frozen
+        for parameter in trained.values():
+            parameter.requires_grad_(True)
     if history.validation:
         _put_back(model, _read(keep / BEST)[0] if keep else best)
     return history
 
 
-def _check(model: nn.Module, settings: FitSettings, validate: Callable[[], float] | None) -> None:
+def check_groups(model: nn.Module, settings: FitSettings) -> None:
+    """Refuse to train nothing: a ValueError for no parameter, a group that holds none, or none at the first step."""
     names = [name for name, p in model.named_parameters() if p.requires_grad]
     if not names:
         raise ValueError("no parameter requires a gradient: everything is frozen")
@@ -179,8 +189,8 @@ def _check(model: nn.Module, settings: FitSettings, validate: Callable[[], float
                 f"no trained parameter's name begins with {group.prefix!r}: the names begin with"
                 f" {', '.join(sorted({name.split('.')[0] for name in names}))}"
             )
-    if (settings.patience or settings.schedule == "plateau") and not (validate and settings.every):
-        raise ValueError("patience and the plateau schedule need validation: give `validate` and `every`")
+    if all(settings.group(name).start > 0 for name in names):
+        raise ValueError("every parameter is frozen at the first step: let one group start at 0")
 
 
 def _validated(validate: Callable[[], float], describe: str, done: int) -> float:
@@ -214,12 +224,10 @@ def _state(
     return state
 
 
-def _notes(history: History, settings: FitSettings, seed: int) -> dict[str, str]:
-    asked = json.loads(json.dumps(asdict(settings)))
-    return {
-        "asked": json.dumps([asked, seed]),
-        "history": json.dumps([history.losses, list(history.validation.items())]),
-    }
+def _run(model: nn.Module, settings: FitSettings, seed: int, samples: int) -> dict[str, str]:
+    """What makes a run this run: its settings, and the shape of its model with what is trained of it."""
+    parts = {name: (*t.shape, t.requires_grad) for name, t in (*model.named_parameters(), *model.named_buffers())}
+    return {"asked": json.dumps([asdict(settings), seed, samples]), "model": json.dumps(parts)}
 
 
 def _resume(
@@ -228,22 +236,20 @@ def _resume(
     trained: dict[str, nn.Parameter],
     optimizer: torch.optim.Optimizer,
     batches: torch.Generator,
-    settings: FitSettings,
-    seed: int,
+    run: dict[str, str],
 ) -> History:
     """Bring everything to where the kept run stopped; an empty history where there is none."""
     path = keep / LAST
     if not path.is_file():
         return History()
     state, notes = _read(path)
-    if notes.get("asked") != _notes(History(), settings, seed)["asked"]:
-        raise ValueError(
-            f"{path} was trained with other settings or another seed: take it away, or give another folder"
-        )
-    try:
-        _put_back(model, {name.removeprefix("model."): t for name, t in state.items() if name.startswith("model.")})
-    except (KeyError, RuntimeError):
-        raise ValueError(f"{path} holds another model: take it away, or give another folder") from None
+    for part, other in (("asked", "was trained with other settings, seed or data"), ("model", "holds another model")):
+        if notes.get(part) != run[part]:
+            raise ValueError(f"{path} {other}: take it away, or give another folder")
+    losses, validation = json.loads(notes["history"])
+    if validation:
+        _read(keep / BEST)  # now, and not when training is over
+    _put_back(model, {name.removeprefix("model."): t for name, t in state.items() if name.startswith("model.")})
     for name, parameter in trained.items():
         if f"step.{name}" in state:
             # To the parameter's device but for the step, which fused AdamW keeps there too.
@@ -252,7 +258,6 @@ def _resume(
     torch.set_rng_state(state["random.cpu"])
     if "random.cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["random.cuda"])
-    losses, validation = json.loads(notes["history"])
     return History(losses, {int(step): loss for step, loss in validation})
 
 

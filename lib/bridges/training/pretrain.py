@@ -20,6 +20,7 @@ from bridges.training.fit import FitSettings, fit
 MASKED = 0.3  # share of words hidden from the encoder
 RECIPES = {
     "quick": FitSettings(steps=1000, lr=3e-3, batch=32, warmup=50),
+    "medium": FitSettings(steps=1500, lr=2e-3, batch=32, warmup=50),
     "full": FitSettings(steps=3000, lr=1e-3, batch=128, warmup=200),
 }
 SUMS = "sha256.json"
@@ -74,7 +75,7 @@ def small_host(
     device: str = "cpu",
     corpus: tuple[Sequence[str], PreTrainedTokenizerFast] | None = None,
 ) -> PreTrainedModel:
-    """The pretrained host `family` (t5, bart, bert) of `size` (quick, full), from `cache` or trained and put there.
+    """The pretrained host `family` (t5, bart, bert) of `size` (see `RECIPES`), from `cache` or trained and put there.
 
     It has read the sentences of `corpus` by its tokenizer, or else the book's own. T5 and BART restore masked
     sentences, BERT is a sentence encoder. A folder whose files do not match their checksums, or whose recipe is not

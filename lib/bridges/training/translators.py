@@ -1,7 +1,6 @@
 """Train connectors into encoder-decoders, many recipes and seeds at once."""
 
 from collections.abc import Callable, Mapping, Sequence
-from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, cast
 
@@ -14,6 +13,7 @@ from bridges.connectors.pooling import VectorToTokens
 from bridges.connectors.projection import AttentionBridge, Projection
 from bridges.connectors.resampler import ResamplerSettings, VectorResampler
 from bridges.connectors.scale import Standardise
+from bridges.hosts.sentence import SentenceEncoder
 from bridges.hosts.seq2seq import Route, VectorToText, still
 from bridges.training.ensemble import Ensemble, fit_ensemble
 from bridges.training.fit import FitSettings
@@ -90,7 +90,11 @@ class Trained:
 
 
 def untrained(
-    recipe: Recipe, seed: int, sentences: Sentences, hosts: Mapping[str, PreTrainedModel], encoder: nn.Module | None
+    recipe: Recipe,
+    seed: int,
+    sentences: Sentences,
+    hosts: Mapping[str, PreTrainedModel],
+    encoder: SentenceEncoder | None,
 ) -> VectorToText:
     """The translator before its first step: connector values from `seed`, host and encoder as they were pretrained.
 
@@ -106,7 +110,7 @@ def untrained(
         scale.fit(sentences.vectors.cpu())
     if recipe.unfrozen and encoder is None:
         raise ValueError("an unfrozen recipe trains the sentence encoder: give `encoder`")
-    front = deepcopy(encoder).eval() if recipe.unfrozen and encoder else None
+    front = encoder.still() if recipe.unfrozen and encoder else None
     return VectorToText(nn.Sequential(scale, connector), host, recipe.route, front).to(sentences.vectors.device).eval()
 
 
@@ -114,7 +118,7 @@ def train_translators(
     runs: Sequence[tuple[Recipe, int]],
     sentences: Sentences,
     hosts: Mapping[str, PreTrainedModel],
-    encoder: nn.Module | None = None,
+    encoder: SentenceEncoder | None = None,
     *,
     looks: Sequence[int] = (),
     look: Callable[[Recipe, VectorToText], Any] | None = None,
