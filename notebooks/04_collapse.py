@@ -284,16 +284,15 @@ def seeds_of(name: str) -> range:
 
 def report(model, given: Sentences) -> ValidationReport:
     """The validation report of a translator on the held-out sentences."""
-    with torch.no_grad():
-        return validate(
-            lambda x: words.batch_decode(
-                model.generate(x, size.longest), skip_special_tokens=True
-            ),
-            lambda x: model(x, given.labels),
-            given.vectors,
-            references,
-            floor,
-        )
+    return validate(
+        lambda x: words.batch_decode(
+            model.generate(x, size.longest), skip_special_tokens=True
+        ),
+        lambda x: model(x, given.labels),
+        given.vectors,
+        references,
+        floor,
+    )
 
 
 cells = [(name, seed) for name in ARMS for seed in seeds_of(name)]

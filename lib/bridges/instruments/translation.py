@@ -178,6 +178,7 @@ class ValidationReport:
         return f"{table}\n\n{samples}\n\n`{s.signature}`"
 
 
+@torch.no_grad()
 def validate(
     translate: Callable[[Tensor], Sequence[str]],
     loss: Callable[[Tensor], Tensor | float],

@@ -274,4 +274,4 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         with safe_open(path, "pt") as kept:
             return {name: kept.get_tensor(name) for name in kept.keys()}, kept.metadata() or {}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} cannot be read ({error}): take it away to train anew") from None
+        raise ValueError(f"{path} cannot be read ({error}): take its folder away to train anew") from None
