@@ -60,9 +60,9 @@ def same(a: nn.Module, b: nn.Module) -> bool:
     return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
 
 
-@pytest.mark.parametrize("settings", [SETTINGS, PATIENT], ids=["all steps", "out of patience"])
+@pytest.mark.parametrize(("settings", "apart"), [(SETTINGS, 1), (PATIENT, 7)], ids=["all steps", "out of patience"])
 def test_a_run_interrupted_anywhere_ends_as_if_it_had_not_been(
-    settings: FitSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    settings: FitSettings, apart: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = Tower()
     history, steps = train(whole, settings=settings)
@@ -84,7 +84,7 @@ def test_a_run_interrupted_anywhere_ends_as_if_it_had_not_been(
         kept += path.name == LAST
 
     monkeypatch.setattr(fitting, "_write", write)
-    for limit in range(1, 1000):  # at this step, look or writing of a file
+    for limit in range(1, 1000, apart):  # at this step, look or writing of a file
         events, kept, keep, model = 0, 0, tmp_path / str(limit), Tower()
         try:
             train(model, keep, settings, event)

@@ -36,7 +36,7 @@ class SentenceEncoder(nn.Module):
         """A copy as `fit_ensemble` needs it: see `seq2seq.still`, and a mask that transformers does not look into."""
         copy = SentenceEncoder(still(self.model), self.padding)
         copy.unseen = True
-        return copy
+        return copy.eval()
 
     @torch.no_grad()
     def encode(
@@ -97,4 +97,4 @@ def load(name: str) -> tuple[SentenceEncoder, PreTrainedTokenizerBase]:
             f"{name!r} is no sentence encoder of BERT's kind: its tokenizer or model knows no padding, or it has a"
             " decoder"
         )
-    return SentenceEncoder(model.eval(), words.pad_token_id), words
+    return SentenceEncoder(model, words.pad_token_id).eval(), words

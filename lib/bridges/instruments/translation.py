@@ -166,7 +166,7 @@ class ValidationReport:
             ("BLEU", f"{s.bleu:.2f} [{low:.2f}, {high:.2f}], {self.band} by the log's bands"),
             ("floors of BLEU", str(self.floors) if self.floors else "not given"),
             ("distinct outputs", f"{100 * s.distinct:.1f} % of {len(self.outputs)}: {self.diversity}"),
-            ("most common output", f"{100 * s.most_common_share:.1f} %: *{s.most_common}*"),
+            ("most common output", f"{100 * s.most_common_share:.1f} %: *{_cell(s.most_common)}*"),
             ("loss", f"{self.loss:.3f} nats per token"),
             ("conditioning gap", f"{self.gap:.3f} nats per token"),
             ("words in an output", f"{out.mean:.1f} ± {out.std:.1f}, {out.shortest} to {out.longest}"),
@@ -174,8 +174,14 @@ class ValidationReport:
         ]
         table = "| | |\n|---|---|\n" + "\n".join(f"| {name} | {value} |" for name, value in rows)
         pairs = list(zip(self.references, self.outputs, strict=True))[:SAMPLES]
-        samples = "| reference | translation |\n|---|---|\n" + "\n".join(f"| {r} | {o} |" for r, o in pairs)
+        samples = "| reference | translation |\n|---|---|\n" + "\n".join(
+            f"| {_cell(r)} | {_cell(o)} |" for r, o in pairs
+        )
         return f"{table}\n\n{samples}\n\n`{s.signature}`"
+
+
+def _cell(sentence: str) -> str:
+    return sentence.replace("|", r"\|")  # else it would end the table's cell
 
 
 @torch.no_grad()
