@@ -388,7 +388,9 @@ Markdown(
 #
 # ### More latents, more layers
 #
-# Part I's working recipe, connector and host trained together for equally many steps; only the resampler differs.
+# Part I's working recipe, connector and host trained together for equally many steps; only the resampler differs. The last
+# three rows take connectors without any attention: one linear token, an MLP to one token, an MLP to as many as the
+# resampler has.
 
 # %%
 few, own, many = size.ladder
@@ -400,9 +402,13 @@ ARMS = {
     "3 layers": replace(base, depth=3),
     "no residuals": replace(base, residual=False),
 }
-MLP = "MLP to tokens"
-recipes = {name: replace(WORKING, resampler=r) for name, r in ARMS.items()}
-recipes[MLP] = replace(WORKING, connector="mlp")
+one = replace(base, latents=1)
+PLAIN = {
+    "projection, 1 token": replace(WORKING, connector="projection"),
+    "MLP, 1 token": replace(WORKING, connector="mlp", resampler=one),
+    f"MLP, {own} tokens": replace(WORKING, connector="mlp"),
+}
+recipes = {name: replace(WORKING, resampler=r) for name, r in ARMS.items()} | PLAIN
 floor = floors(
     corpus.train, known.vectors.cpu(), corpus.validation, unseen.vectors.cpu()
 )
@@ -427,11 +433,12 @@ def judged(found: Trained) -> Judged:
     )
     scores = score(said, corpus.validation)
     tokens = model.connector(unseen.vectors).cpu()
+    rank = token_geometry(tokens).effective_rank if tokens.shape[1] > 1 else 1.0
     return Judged(
         scores.bleu,
         100 * scores.distinct,
         model(unseen.vectors, unseen.labels).item(),
-        token_geometry(tokens).effective_rank,
+        rank,
     )
 
 
@@ -444,13 +451,13 @@ found = {
 }
 
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "BLEU of resamplers of different shape, and of an MLP with as many tokens. Small dots are seeds, large ones their mean with its 95 % interval; dotted, the BLEU of the best constant sentence and of the nearest training sentence.", "name": "fig-latents-arms"}, "image": {"alt": "Dot plot of BLEU, one row for each shape of the resampler and one for the MLP. All resamplers lie at about the same BLEU between the two floors; the MLP lies to their right."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "BLEU of resamplers of different shape (orange) and of connectors without attention (purple). Small dots are seeds, large ones their mean with its 95 % interval; dotted, the BLEU of the best constant sentence and of the nearest training sentence.", "name": "fig-latents-arms"}, "image": {"alt": "Dot plot of BLEU, one row for each connector. All resamplers and the projection to one token lie at about the same BLEU between the two floors; the MLP with many tokens lies to their right."}}
 def over_seeds(name: str, part: str) -> Estimate:
     """Mean over seeds of one reading of an arm."""
     return mean_interval([getattr(found[name, s], part) for s in range(run.seeds)])
 
 
-figure, axes = plt.subplots(figsize=(7.2, 3.2))
+figure, axes = plt.subplots(figsize=(7.2, 3.8))
 for y, name in enumerate(recipes):
     values = [found[name, s].bleu for s in range(run.seeds)]
     axes.plot(
@@ -462,7 +469,7 @@ for y, name in enumerate(recipes):
         y,
         xerr=[[mean.mean - mean.low], [mean.high - mean.mean]],
         fmt="o",
-        color=COLOURS["purple" if name == MLP else "orange"],
+        color=COLOURS["purple" if name in PLAIN else "orange"],
         capsize=4,
     )
 for at in (floor.constant, floor.retrieval):
@@ -565,33 +572,36 @@ print(run.verdict_lines())
 # gradients reach the first layer, and without them the first layer is cut off altogether; it makes no difference to the
 # loss, because a second reading of one key is the first reading again.
 #
-# Does that narrowness limit translation? It would be easy to say so. An MLP gives each token a map of its own, and it is
-# better here. But rank is not the reason that BLEU is low or high, as {numref}`fig-latents-rank` shows: trained resamplers
-# end with different ranks at the same BLEU, and T5's encoder mixes the tokens anyway.
+# Does that narrowness limit translation? It would be easy to say so, for an MLP that gives each token a map of its own is
+# better here. But {numref}`fig-latents-rank` does not make rank the cause of low BLEU: a single linear token, which can
+# have no rank beyond one, does what the resampler's sixteen do, and fifteen directions in the place of one buy little
+# beside what [scale and rate](04_collapse.ipynb) buy.
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "BLEU against the effective rank of the tokens after training, one dot for each trained translator. If rank were what limits translation, the resamplers' dots would rise from left to right.", "name": "fig-latents-rank"}, "image": {"alt": "Scatter plot of BLEU against effective rank after training. The resamplers form a flat band over a range of ranks; the MLP's dots stand apart, higher."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "BLEU against the effective rank of the tokens after training, one dot for each trained translator; a single token counts as rank 1.", "name": "fig-latents-rank"}, "image": {"alt": "Scatter plot of BLEU against effective rank after training. Resamplers, projection and the MLP with one token stand in one column at a rank near one; the MLP with many tokens stands far to the right and a little higher."}}
 figure, axes = plt.subplots(figsize=(7.2, 3))
-for name in recipes:
+groups = [("resamplers", list(ARMS)), *((name, [name]) for name in PLAIN)]
+for (label, names), marker, colour in zip(
+    groups, "osD^", ("orange", "blue", "green", "purple"), strict=True
+):
+    each = [found[name, s] for name in names for s in range(run.seeds)]
     axes.plot(
-        [found[name, s].rank for s in range(run.seeds)],
-        [found[name, s].bleu for s in range(run.seeds)],
-        "s" if name == MLP else "o",
-        color=COLOURS["purple" if name == MLP else "orange"],
+        [j.rank for j in each],
+        [j.bleu for j in each],
+        marker,
+        color=COLOURS[colour],
         alpha=0.7,
-        label={MLP: MLP, two: "resamplers"}.get(name),
+        label=label,
     )
 axes.set(xlabel="effective rank of the tokens", ylabel="BLEU")
-axes.legend()
+axes.legend(loc="lower right")
 plt.show()
 
 # %% tags=["hide-input"]
-resampler_runs = [found[n, s] for n in ARMS for s in range(run.seeds)]
-correlation = torch.corrcoef(
-    torch.tensor([[j.rank, j.bleu] for j in resampler_runs]).T
-)[0, 1].item()
+linear, one_token, tokens_of_mlp = PLAIN
 Markdown(
-    f"Among the {len(resampler_runs)} resamplers rank and BLEU correlate at {correlation:.2f}. The MLP gains"
-    f" {paired(MLP, two, 'bleu')} BLEU on the resampler of two layers, paired by seed."
+    f"Paired by seed, and beside the resampler of two layers: one linear token gains {paired(linear, two, 'bleu')} BLEU,"
+    f" an MLP to one token {paired(one_token, two, 'bleu')}, an MLP to {own} tokens"
+    f" {paired(tokens_of_mlp, two, 'bleu')}."
 )
 
 # %% [markdown]
@@ -657,11 +667,11 @@ gradient_flow(
 
 # %% tags=["remove-input"]
 run.measure(
-    mlp_gain=paired(MLP, two, "bleu"),
+    mlp_gain=paired(tokens_of_mlp, two, "bleu"),
+    one_linear_token_gain=paired(linear, two, "bleu"),
     rank_32=mean_interval(ranks[32]),
     rank_64=mean_interval(ranks[64]),
     floor_constant=floor.constant,
     floor_retrieval=floor.retrieval,
-    correlation_rank_bleu=correlation,
 )
 run.close()

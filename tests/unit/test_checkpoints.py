@@ -146,7 +146,9 @@ def test_a_checkpoint_of_another_run_is_refused_and_left(
 @pytest.mark.parametrize("name", [LAST, BEST])
 @pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b"", lambda b: b"\xff" * len(b)])
 def test_a_damaged_checkpoint_is_refused_before_any_step(name: str, damage: Callable, tmp_path: Path) -> None:
-    train(Tower(), tmp_path)
+    events = iter(range(8))  # six steps and a look: there is more to do
+    with pytest.raises(StopIteration):
+        train(Tower(), tmp_path, event=lambda: next(events))
     left = damage((tmp_path / name).read_bytes())
     (tmp_path / name).write_bytes(left)
     with pytest.raises(ValueError, match=rf"^\S*{name} cannot be read \([^\n]*\): take its folder away to train anew$"):

@@ -72,13 +72,16 @@ def test_tokens_of_a_bridge_follow_their_learned_tokens() -> None:
 @pytest.mark.parametrize("residual", [True, False])
 def test_without_residual_one_key_makes_all_tokens_equal_and_the_first_layer_dead(residual: bool) -> None:
     connector = VectorResampler(10, replace(RECIPE.resampler, residual=residual, latent_std=1.0), 8)
-    out = connector(torch.randn(5, 10))
+    inside, vectors = connector.resampler, torch.randn(5, 10)
+    last, out = inside.attentions[1], connector(vectors)
+    read = last.to_out(last.to_v(last.norm_inputs(connector.into(vectors))))
+    tokens = connector.out(inside.feed_forwards[1](read))[:, None].expand_as(out)
+    assert torch.allclose(out, tokens, atol=1e-6) != residual
     assert torch.allclose(out, out[:, :1].expand_as(out), atol=1e-6) != residual
     out.square().sum().backward()
-    inside = connector.resampler
     first = [inside.latents, *inside.attentions[0].parameters(), *inside.feed_forwards[0].parameters()]
     assert any(p.grad is not None and p.grad.abs().max() > 1e-6 for p in first) == residual
-    assert inside.attentions[1].to_v.weight.grad.abs().max() > 1e-6
+    assert last.to_v.weight.grad.abs().max() > 1e-6
 
 
 @pytest.mark.parametrize("host", ["t5", "bart"])

@@ -96,7 +96,8 @@ def small_host(
         teach = imitate if family == "bert" else denoise
         teach(host, text, words, RECIPES[size], f"pretraining {folder.name}")
         _save(host, folder, recipe)
-    host = AutoModel.from_pretrained(folder) if family == "bert" else seq2seq.load(str(folder))
+    pooled = {"add_pooling_layer": False}  # our BERTs are saved without the layer that the class adds
+    host = AutoModel.from_pretrained(folder, **pooled) if family == "bert" else seq2seq.load(str(folder))
     return host.eval().to(device)
 
 
