@@ -562,7 +562,9 @@ for fault, (place, _) in PLANTED.items():
 # reference that any task has is a bridge trained without its input, here *input scaled away*. Its loss is the dotted line in
 # the third panel of {numref}`fig-bridging-readings`; a bridge above that line does worse than one that hears nothing.
 #
-# And these faults are clear-cut. A bridge that half works gives readings in between; the section *Tweak it* walks there.
+# And these faults are clear-cut. A bridge that half works gives readings in between, where one place can be taken for
+# another: vectors that hold no more than a trace still pass the probe, and the small gap that follows is laid at the host.
+# The section *Tweak it* walks there.
 #
 # ### A number and its chance line
 #

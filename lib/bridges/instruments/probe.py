@@ -35,6 +35,9 @@ def linear_probe(
 ) -> Probe:
     """Fit ridge regression on one half of the rows, judge it on the other, and repeat with the pairing shuffled.
 
+    Every feature is brought to unit variance first, so a relation is found however faint its signal is beside the rest:
+    that a vector holds something does not mean that a connector hears it.
+
     Raises:
         ValueError: for fewer than eight rows, not as many of one as of the other, or values that are not finite.
     """

@@ -1,0 +1,90 @@
+"""Supervising a decoder that may ignore its input: the log's term, which cannot act, and two that can."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float, Int, Shaped
+from torch import Tensor, nn
+from torch.nn.functional import relu
+
+from bridges.hosts.seq2seq import VectorToText
+
+LOG_WEIGHT = 0.1  # of the added loss, from "Option D: Add Attention Supervision" of the encoder log
+LEAST = 1e-12  # weights below count as this in a logarithm, so that one of 0 has a gradient
+
+
+def log_mean_attention(attentions: Sequence[Float[Tensor, "batch heads queries keys"]]) -> Float[Tensor, ""]:
+    """The encoder log's supervision, `-log(cross_attention.mean())`, over all layers.
+
+    Every row of a softmax sums to 1, so this is ln(keys) whatever the model does: a constant without a gradient. Weights
+    returned after dropout no longer sum to 1, and it follows the noise.
+
+    Args:
+        attentions: cross-attention weights of each layer, as a host returns them.
+
+    Raises:
+        ValueError: where a host returned no weights.
+    """
+    return -_weights(attentions).mean().log()
+
+
+def attention_entropy(attentions: Sequence[Float[Tensor, "batch heads queries keys"]]) -> Float[Tensor, ""]:
+    """Mean entropy of the rows in nats, 0 to ln(keys): a supervision with a gradient, towards attention that is not flat.
+
+    It takes weights as the softmax gave them, before dropout: with the host in evaluation mode.
+
+    Raises:
+        ValueError: where a host returned no weights.
+    """
+    weights = _weights(attentions)
+    return -(weights * weights.clamp_min(LEAST).log()).sum(-1).mean()
+
+
+def conditioning_loss(
+    right: Float[Tensor, ""], shuffled: Float[Tensor, ""], margin: float = 1.0
+) -> Float[Tensor, ""]:
+    """What the conditioning gap lacks of `margin`, in nats per token; 0 once the gap is as wide.
+
+    The gap of `bridges.instruments.conditioning` as a loss, a hinge as in Hadsell et al. 2006, equation 4: the loss with
+    other samples' inputs shall exceed that with the right ones.
+
+    Args:
+        right: loss of a batch with its own inputs.
+        shuffled: loss of the same batch when every sample gets another's input.
+        margin: the gap that is asked for.
+
+    Raises:
+        ValueError: for a margin that asks for nothing.
+    """
+    if not margin > 0:
+        raise ValueError(f"a margin of {margin} asks for no gap: give a positive one, in nats per token")
+    return relu(margin - (shuffled - right))
+
+
+class Attending(nn.Module):
+    """A translator that returns its cross-attention beside its loss, so that either can be supervised.
+
+    Its host must have its attention written out, as `untrained` makes it.
+    """
+
+    def __init__(self, translator: VectorToText):
+        super().__init__()
+        self.translator = translator
+
+    def forward(
+        self, inputs: Shaped[Tensor, "batch width"], labels: Int[Tensor, "batch length"]
+    ) -> tuple[Float[Tensor, ""], tuple[Float[Tensor, "batch heads length keys"], ...]]:
+        """Cross-entropy in nats per token, and the weights (B, h, T, K) of every decoder layer."""
+        own = self.translator
+        said = own.host(**own._tokens(inputs), labels=labels, output_attentions=True)
+        return said.loss, said.cross_attentions
+
+
+def _weights(attentions: Sequence[Tensor]) -> Tensor:
+    """The layers' weights as one tensor (layers, B, h, T, K)."""
+    if not attentions or any(a is None for a in attentions):
+        raise ValueError(
+            "the host returned no cross-attention weights: set its attention to 'eager', as `still` does, and ask for"
+            " them with output_attentions=True"
+        )
+    return torch.stack(tuple(attentions))
