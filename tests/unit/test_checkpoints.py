@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from bridges.training import fit as fitting
-from bridges.training.fit import BEST, LAST, FitSettings, Group, History, fit
+from bridges.training import checkpoints
+from bridges.training.checkpoints import BEST, LAST
+from bridges.training.fit import FitSettings, Group, History, fit
 from safetensors import safe_open
 from torch import Tensor, nn
 
@@ -75,7 +76,7 @@ def test_a_run_interrupted_anywhere_ends_as_if_it_had_not_been(
         if events == limit:
             raise KeyboardInterrupt
 
-    def write(path: Path, *rest: object, real: Callable[..., None] = fitting._write) -> None:
+    def write(path: Path, *rest: object, real: Callable[..., None] = checkpoints._write) -> None:
         nonlocal kept
         path.parent.mkdir(exist_ok=True)
         path.with_suffix(".partial").write_bytes(b"half")
@@ -83,7 +84,7 @@ def test_a_run_interrupted_anywhere_ends_as_if_it_had_not_been(
         real(path, *rest)
         kept += path.name == LAST
 
-    monkeypatch.setattr(fitting, "_write", write)
+    monkeypatch.setattr(checkpoints, "_write", write)
     for limit in range(1, 1000, apart):  # at this step, look or writing of a file
         events, kept, keep, model = 0, 0, tmp_path / str(limit), Tower()
         try:

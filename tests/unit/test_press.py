@@ -65,5 +65,7 @@ def test_recorded_figures_name_their_source() -> None:
     table = recorded("t5_architectures")
     assert "t5-encoder-fix.md" in table["source"]
     assert all(len(row) == len(table["columns"]) for row in table["rows"])
-    with pytest.raises(PressError, match="there are alignment_log, encoder_training, resampler_designs, staged_bleu, t5_architectures"):
+    with pytest.raises(
+        PressError, match="there are alignment_log, encoder_training, resampler_designs, staged_bleu, t5_architectures"
+    ):
         recorded("t6")

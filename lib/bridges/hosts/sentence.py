@@ -83,7 +83,7 @@ def load(name: str) -> tuple[SentenceEncoder, PreTrainedTokenizerBase]:
     """
     try:
         words = AutoTokenizer.from_pretrained(name)
-        model = AutoModel.from_pretrained(name)
+        model, told = AutoModel.from_pretrained(name, output_loading_info=True)
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise OSError(
             f"no sentence encoder could be loaded from {name!r}: give a folder with a model and its tokenizer, or a hub"
@@ -91,6 +91,9 @@ def load(name: str) -> tuple[SentenceEncoder, PreTrainedTokenizerBase]:
         ) from error
     if len(words) <= len(words.all_special_tokens):  # transformers makes an empty one where the files are missing
         raise OSError(f"{name!r} holds no tokenizer that knows a word: save the model's own beside it")
+    random = [key for key in told["missing_keys"] if "pooler" not in key]  # the pooler is not used here
+    if random:
+        raise OSError(f"{name!r} has no weights for {len(random)} parts, such as {random[0]}: it holds another model's")
     c = model.config
     if words.pad_token_id is None or c.is_encoder_decoder or not hasattr(c, "max_position_embeddings"):
         raise OSError(

@@ -1,21 +1,18 @@
 """Gradient descent as the logs did it: AdamW, warm-up, cosine or plateau, clipping, groups, checkpoints."""
 
-import json
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
-LAST, BEST = "last.safetensors", "best.safetensors"
+from bridges.training import checkpoints
+
 PATIENT = 2  # looks without improvement after which the plateau schedule halves the rate
-MOMENTS = ("exp_avg", "exp_avg_sq", "step")  # what torch's AdamW remembers of a parameter
 
 
 @dataclass(frozen=True)
@@ -135,9 +132,9 @@ def fit(
     optimizer = torch.optim.AdamW(groups, lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
     batches = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
-    run = _run(model, settings, seed, samples)
-    history = _resume(keep, model, trained, optimizer, batches, run) if keep else History()
-    best = _weights(model) if validate and not keep else {}
+    run = checkpoints.describe(model, settings, seed, samples)
+    history = History(*checkpoints.resume(keep, model, optimizer, batches, run)) if keep else History()
+    best = checkpoints.weights(model) if validate and not keep else {}
     todo = range(len(history.losses), settings.steps)
     try:
         for step in tqdm(todo, desc=describe, initial=todo.start, total=settings.steps, leave=False):
@@ -164,17 +161,16 @@ def fit(
                 if validate:
                     history.validation[done] = _validated(validate, describe, done)
                     if history.best == done:
-                        best = {} if keep else _weights(model)
+                        best = {} if keep else checkpoints.weights(model)
                         if keep:
-                            _write(keep / BEST, _weights(model), {})
+                            checkpoints.keep_best(keep, model)
                 if keep:
-                    told = json.dumps([history.losses, list(history.validation.items())])
-                    _write(keep / LAST, _state(model, trained, optimizer, batches), run | {"history": told})
+                    checkpoints.keep_last(keep, model, optimizer, batches, run, history.losses, history.validation)
     finally:  # else a run that is called again after an interruption would leave out what was frozen
         for parameter in trained.values():
             parameter.requires_grad_(True)
     if history.validation:
-        _put_back(model, _read(keep / BEST)[0] if keep else best)
+        checkpoints.put_back(model, checkpoints.read_best(keep) if keep else best)
     return history
 
 
@@ -198,80 +194,3 @@ def _validated(validate: Callable[[], float], describe: str, done: int) -> float
     if not math.isfinite(loss):
         raise FloatingPointError(f"{describe}: the validation loss is {loss} after {done} steps; what was kept stays")
     return loss
-
-
-def _weights(model: nn.Module) -> dict[str, Tensor]:
-    """Copies of parameters and buffers, each once, though a host may tie several names to one."""
-    return {name: t.detach().clone() for name, t in (*model.named_parameters(), *model.named_buffers())}
-
-
-@torch.no_grad()
-def _put_back(model: nn.Module, weights: dict[str, Tensor]) -> None:
-    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        tensor.copy_(weights[name])
-
-
-def _state(
-    model: nn.Module, trained: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer, batches: torch.Generator
-) -> dict[str, Tensor]:
-    """All that the next step depends on."""
-    state = {f"model.{name}": tensor for name, tensor in _weights(model).items()}
-    for name, parameter in trained.items():
-        state |= {f"{key}.{name}": optimizer.state[parameter][key] for key in MOMENTS if optimizer.state[parameter]}
-    state["random.batches"], state["random.cpu"] = batches.get_state(), torch.get_rng_state()
-    if torch.cuda.is_available():
-        state["random.cuda"] = torch.cuda.get_rng_state()
-    return state
-
-
-def _run(model: nn.Module, settings: FitSettings, seed: int, samples: int) -> dict[str, str]:
-    """What makes a run this run: its settings, and the shape of its model with what is trained of it."""
-    parts = {name: (*t.shape, t.requires_grad) for name, t in (*model.named_parameters(), *model.named_buffers())}
-    return {"asked": json.dumps([asdict(settings), seed, samples]), "model": json.dumps(parts)}
-
-
-def _resume(
-    keep: Path,
-    model: nn.Module,
-    trained: dict[str, nn.Parameter],
-    optimizer: torch.optim.Optimizer,
-    batches: torch.Generator,
-    run: dict[str, str],
-) -> History:
-    """Bring everything to where the kept run stopped; an empty history where there is none."""
-    path = keep / LAST
-    if not path.is_file():
-        return History()
-    state, notes = _read(path)
-    for part, other in (("asked", "was trained with other settings, seed or data"), ("model", "holds another model")):
-        if notes.get(part) != run[part]:
-            raise ValueError(f"{path} {other}: take it away, or give another folder")
-    losses, validation = json.loads(notes["history"])
-    if validation:
-        _read(keep / BEST)  # now, and not when training is over
-    _put_back(model, {name.removeprefix("model."): t for name, t in state.items() if name.startswith("model.")})
-    for name, parameter in trained.items():
-        if f"step.{name}" in state:
-            # To the parameter's device but for the step, which fused AdamW keeps there too.
-            optimizer.state[parameter] = {key: state[f"{key}.{name}"].to(parameter.device) for key in MOMENTS}
-    batches.set_state(state["random.batches"])
-    torch.set_rng_state(state["random.cpu"])
-    if "random.cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["random.cuda"])
-    return History(losses, {int(step): loss for step, loss in validation})
-
-
-def _write(path: Path, tensors: dict[str, Tensor], notes: dict[str, str]) -> None:
-    """Write beside the file and rename: a run killed while it writes keeps the checkpoint before."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial, notes)
-    partial.replace(path)
-
-
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    try:
-        with safe_open(path, "pt") as kept:
-            return {name: kept.get_tensor(name) for name in kept.keys()}, kept.metadata() or {}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} cannot be read ({error}): take its folder away to train anew") from None

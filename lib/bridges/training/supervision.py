@@ -40,9 +40,7 @@ def attention_entropy(attentions: Sequence[Float[Tensor, "batch heads queries ke
     return -(weights * weights.clamp_min(LEAST).log()).sum(-1).mean()
 
 
-def conditioning_loss(
-    right: Float[Tensor, ""], shuffled: Float[Tensor, ""], margin: float = 1.0
-) -> Float[Tensor, ""]:
+def conditioning_loss(right: Float[Tensor, ""], shuffled: Float[Tensor, ""], margin: float = 1.0) -> Float[Tensor, ""]:
     """What the conditioning gap lacks of `margin`, in nats per token; 0 once the gap is as wide.
 
     The gap of `bridges.instruments.conditioning` as a loss, a hinge as in Hadsell et al. 2006, equation 4: the loss with
