@@ -1,6 +1,7 @@
 """Supervising a decoder that may ignore its input: the log's term, which cannot act, and two that can."""
 
 from collections.abc import Sequence
+from dataclasses import astuple, dataclass
 
 import torch
 from jaxtyping import Float, Int, Shaped
@@ -10,14 +11,23 @@ from torch.nn.functional import relu
 from bridges.hosts.seq2seq import VectorToText
 
 LOG_WEIGHT = 0.1  # of the added loss, from "Option D: Add Attention Supervision" of the encoder log
-LEAST = 1e-12  # weights below count as this in a logarithm, so that one of 0 has a gradient
+LEAST = 1e-12  # weights below count as this in a logarithm, so that one of 0 has a finite gradient
+
+
+@dataclass(frozen=True)
+class Supervision:
+    """Weights of the losses added to a translation loss; as the log has it, `written` is 0.1."""
+
+    written: float = 0.0
+    entropy: float = 0.0
+    conditioning: float = 0.0
 
 
 def log_mean_attention(attentions: Sequence[Float[Tensor, "batch heads queries keys"]]) -> Float[Tensor, ""]:
     """The encoder log's supervision, `-log(cross_attention.mean())`, over all layers.
 
-    Every row of a softmax sums to 1, so this is ln(keys) whatever the model does: a constant without a gradient. Weights
-    returned after dropout no longer sum to 1, and it follows the noise.
+    Every row of a softmax sums to 1, so this is ln(keys) whatever the model does: a constant without a gradient. Rows
+    of weights returned after dropout do not sum to 1, and there it follows the noise.
 
     Args:
         attentions: cross-attention weights of each layer, as a host returns them.
@@ -29,9 +39,12 @@ def log_mean_attention(attentions: Sequence[Float[Tensor, "batch heads queries k
 
 
 def attention_entropy(attentions: Sequence[Float[Tensor, "batch heads queries keys"]]) -> Float[Tensor, ""]:
-    """Mean entropy of the rows in nats, 0 to ln(keys): a supervision with a gradient, towards attention that is not flat.
+    """Mean entropy of the rows in nats, 0 to ln(keys): with a gradient, towards attention that is not flat.
 
-    It takes weights as the softmax gave them, before dropout: with the host in evaluation mode.
+    It takes weights as the softmax gave them: with the host in evaluation mode, where no dropout has been at them.
+
+    Args:
+        attentions: cross-attention weights of each layer, as a host returns them.
 
     Raises:
         ValueError: where a host returned no weights.
@@ -43,8 +56,8 @@ def attention_entropy(attentions: Sequence[Float[Tensor, "batch heads queries ke
 def conditioning_loss(right: Float[Tensor, ""], shuffled: Float[Tensor, ""], margin: float = 1.0) -> Float[Tensor, ""]:
     """What the conditioning gap lacks of `margin`, in nats per token; 0 once the gap is as wide.
 
-    The gap of `bridges.instruments.conditioning` as a loss, a hinge as in Hadsell et al. 2006, equation 4: the loss with
-    other samples' inputs shall exceed that with the right ones.
+    The gap of `bridges.instruments.conditioning` as a loss: what torch calls `margin_ranking_loss`, of the loss with
+    other samples' inputs, which shall be the higher, and the loss with the right ones.
 
     Args:
         right: loss of a batch with its own inputs.
@@ -76,6 +89,32 @@ class Attending(nn.Module):
         own = self.translator
         said = own.host(**own._tokens(inputs), labels=labels, output_attentions=True)
         return said.loss, said.cross_attentions
+
+
+class Supervised(nn.Module):
+    """A translator whose loss holds its supervision.
+
+    The weights are a buffer and all terms are always computed: arms that differ in them share one vectorised graph.
+    """
+
+    weights: Tensor
+
+    def __init__(self, translator: VectorToText, supervision: Supervision, margin: float = 1.0):
+        super().__init__()
+        self.attending, self.margin = Attending(translator), margin
+        device = next(translator.parameters()).device
+        self.register_buffer("weights", torch.tensor(astuple(supervision), device=device))
+
+    def forward(self, inputs: Shaped[Tensor, "batch width"], labels: Int[Tensor, "batch length"]) -> Float[Tensor, ""]:
+        """Translation loss and weighted supervision; the next sample of the batch lends the wrong input."""
+        loss, attentions = self.attending(inputs, labels)
+        shuffled, _ = self.attending(inputs.roll(1, 0), labels)
+        terms = (
+            log_mean_attention(attentions),
+            attention_entropy(attentions),
+            conditioning_loss(loss, shuffled, self.margin),
+        )
+        return loss + self.weights @ torch.stack(terms)
 
 
 def _weights(attentions: Sequence[Tensor]) -> Tensor:
