@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from statistics import fmean, pstdev
 
@@ -127,7 +128,6 @@ class ValidationReport:
     """
 
     scores: TranslationScores
-    interval: tuple[float, float]
     loss: float
     gap: float
     output_lengths: Lengths
@@ -135,6 +135,11 @@ class ValidationReport:
     floors: Floors | None
     outputs: tuple[str, ...] = field(repr=False)
     references: tuple[str, ...] = field(repr=False)
+
+    @cached_property
+    def interval(self) -> tuple[float, float]:
+        """The bootstrap interval of BLEU, computed when it is asked for."""
+        return bleu_interval(self.outputs, self.references)
 
     @property
     def band(self) -> str:
@@ -149,7 +154,7 @@ class ValidationReport:
     def summary(self) -> dict[str, object]:
         """All but the sentences, ready for JSON."""
         kept = {k: v for k, v in asdict(self).items() if k not in ("outputs", "references")}
-        return kept | {"band": self.band, "diversity": self.diversity}
+        return kept | {"interval": self.interval, "band": self.band, "diversity": self.diversity}
 
     def write(self, folder: Path) -> None:
         """Write `validation_summary.json` and `translations.txt`, as the log's script does."""
@@ -200,7 +205,6 @@ def validate(
     outputs = tuple(translate(inputs))
     return ValidationReport(
         score(outputs, references),
-        bleu_interval(outputs, references),
         float(loss(inputs)),
         conditioning_gap(loss, inputs),
         lengths(outputs),

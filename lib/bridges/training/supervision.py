@@ -94,7 +94,8 @@ class Attending(nn.Module):
 class Supervised(nn.Module):
     """A translator whose loss holds its supervision.
 
-    The weights are a buffer and all terms are always computed: arms that differ in them share one vectorised graph.
+    The weights are a buffer, so that arms which differ in them share a vectorised graph. The conditioning gap takes a
+    second pass: arms with it and arms without it have buffers of different shape, and do not stack.
     """
 
     weights: Tensor
@@ -102,18 +103,16 @@ class Supervised(nn.Module):
     def __init__(self, translator: VectorToText, supervision: Supervision, margin: float = 1.0):
         super().__init__()
         self.attending, self.margin = Attending(translator), margin
-        device = next(translator.parameters()).device
-        self.register_buffer("weights", torch.tensor(astuple(supervision), device=device))
+        weights = astuple(supervision) if supervision.conditioning else astuple(supervision)[:-1]
+        self.register_buffer("weights", torch.tensor(weights, device=next(translator.parameters()).device))
 
     def forward(self, inputs: Shaped[Tensor, "batch width"], labels: Int[Tensor, "batch length"]) -> Float[Tensor, ""]:
         """Translation loss and weighted supervision; the next sample of the batch lends the wrong input."""
         loss, attentions = self.attending(inputs, labels)
-        shuffled, _ = self.attending(inputs.roll(1, 0), labels)
-        terms = (
-            log_mean_attention(attentions),
-            attention_entropy(attentions),
-            conditioning_loss(loss, shuffled, self.margin),
-        )
+        terms = [log_mean_attention(attentions), attention_entropy(attentions)]
+        if len(self.weights) > len(terms):
+            shuffled, _ = self.attending(inputs.roll(1, 0), labels)
+            terms.append(conditioning_loss(loss, shuffled, self.margin))
         return loss + self.weights @ torch.stack(terms)
 
 
