@@ -292,7 +292,8 @@ floor = floors(corpus.train, known.vectors.cpu(), wanted, unseen.vectors.cpu())
 stop_line, fail_line = STOP * floor.constant, FAIL * floor.constant
 Markdown(
     f"{len(corpus.train):,} sentences to train on, {len(corpus.validation)} held out. Floors of BLEU: {floor}. The early"
-    f" look comes after {EARLY} of {size.steps} steps; below BLEU {stop_line:.1f} the rule says stop, and below"
+    f" look comes after {EARLY} of {size.steps} steps,"
+    f" {'at the end of the warm-up' if size.steps / 15 < EARLY else 'one fifteenth of them'}; below BLEU {stop_line:.1f} the rule says stop, and below"
     f" {fail_line:.1f} a finished run has failed."
 )
 
@@ -301,15 +302,16 @@ Markdown(
 #
 # ### Runs whose end is known
 #
-# Both recipes are those of [the chapter on collapse](04_collapse.ipynb), with the log's batch of 16. The collapsed one
-# reads raw unit vectors, without LayerNorm on keys and values, beside latents of unit scale; in the working one the
-# vectors are standardised and nothing else differs. Each is run at three rates: the collapsed one at the log's
-# $5 \times 10^{-5}$, half and twice of it, the working one at its own $10^{-3}$, a tenth and ten times of it.
+# Both recipes are those of [the chapter on collapse](04_collapse.ipynb), at the log's batch of 16 in the quick profile. The
+# collapsed one reads raw unit vectors, without LayerNorm on keys and values, beside latents of unit scale; in the working
+# one the vectors are standardised and nothing else differs. Each is run at three rates, the log's $5 \times 10^{-5}$ among
+# those of the collapsed recipe, $10^{-3}$ among those of the working one.
 #
-# Length and rates were settled on scouting runs with seeds from 100 on, by how the runs ended: a rate belongs to a recipe
-# if all five scouting runs with it ended on that recipe's side of the failure line. At half the lowest of its rates the
-# working recipe ended on the other side. The criterion stood before. A first version of the chapter, with a quarter more
-# steps, came to the same verdicts and was cut to save time. The rates of the full profile were not scouted.
+# The criterion stood before. The rates were settled on scouting runs with seeds from 100 on, by how the runs ended and not
+# by their early looks: a rate belongs to a recipe if all five scouting runs with it ended on that recipe's side of the
+# failure line. At half the lowest of its rates the working recipe ended on the other side. A first version of the chapter,
+# with a quarter more steps, came to the same verdicts and was cut to save time. The rates of the full profile were not
+# scouted.
 
 # %%
 LOG_RATE, STANDARD = 5e-5, 1e-3
@@ -375,7 +377,7 @@ trained = dict(
 history = {cell: found.looks for cell, found in trained.items()}
 END = size.steps
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "Every run at its looks. Left: BLEU, with the floor (dotted), the line at the early look and the failure line at the end (both dashed). Right: the conditioning gap at the same looks, on a scale that is linear around zero. The early look is marked. Darker lines have higher rates.", "name": "fig-judging-runs"}, "image": {"alt": "Two panels against training steps, the collapsed recipe in orange, the working one in blue. BLEU: at the early look the slowest blue runs lie among the orange ones, the others above; at the end blue and orange lie far apart, on either side of the failure line. Conditioning gap: blue and orange lie far apart at every look but the first, where a blue run may still lie among the orange ones."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Every run at its looks. Left: BLEU, with the floor (dotted), the line at the early look and the failure line at the end (both dashed). Right: the conditioning gap at the same looks, on a scale that is linear around zero. The early look is marked. Darker lines have higher rates.", "name": "fig-judging-runs"}, "image": {"alt": "Two panels against training steps, the collapsed recipe in orange, the working one in blue. BLEU: at the early look some blue runs lie among the orange ones, the others above; at the end blue and orange lie far apart, on either side of the failure line. Conditioning gap: blue and orange lie far apart at every look but the first, where a blue run may still lie among the orange ones."}}
 figure, panels = plt.subplots(1, 2, figsize=(7.2, 3.5))
 COLOUR = {"collapsed": "orange", "working": "blue"}
 VIEWS = {"bleu": "BLEU", "gap": "conditioning gap\n(nats per token)"}
@@ -921,8 +923,11 @@ def change(name: str, arm: str, view, digits: int) -> str:
     found = mean_interval(
         [view(ended[name, arm, s]) - view(ended[name, "none", s]) for s in few]
     )
-    low, high = f"{found.low:.{digits}f}", f"{found.high:.{digits}f}"
-    return f"{found.mean:+.{digits}f} [{low}, {high}]"
+    mean, low, high = (
+        f"{round(v, digits) + 0.0:+.{digits}f}"  # no minus before a zero
+        for v in (found.mean, found.low, found.high)
+    )
+    return f"{mean} [{low}, {high}]"
 
 
 Markdown(

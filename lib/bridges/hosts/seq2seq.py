@@ -147,13 +147,16 @@ class VectorToText(nn.Module):
 
     def forward(self, inputs: Shaped[Tensor, "batch width"], labels: Int[Tensor, "batch length"]) -> Float[Tensor, ""]:
         """Cross-entropy of the labels in nats per token, positions labelled -100 left out."""
-        return self.host(**self._tokens(inputs), labels=labels).loss
+        return self.host(**self.host_inputs(inputs), labels=labels).loss
 
     @torch.no_grad()
     def generate(self, inputs: Shaped[Tensor, "batch width"], max_new_tokens: int = 24) -> Int[Tensor, "batch length"]:
         """Greedy decoding."""
-        return self.host.generate(**self._tokens(inputs), max_new_tokens=max_new_tokens, do_sample=False, num_beams=1)
+        return self.host.generate(
+            **self.host_inputs(inputs), max_new_tokens=max_new_tokens, do_sample=False, num_beams=1
+        )
 
-    def _tokens(self, inputs: Tensor) -> dict[str, Any]:
+    def host_inputs(self, inputs: Shaped[Tensor, "batch width"]) -> dict[str, Any]:
+        """The keyword arguments by which the host reads these inputs."""
         vectors = self.encoder(inputs) if self.encoder else inputs
         return route_inputs(self.host, self.connector(vectors), self.route)

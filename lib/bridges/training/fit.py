@@ -76,7 +76,7 @@ class History:
 
     @property
     def halvings(self) -> int:
-        """How often the plateau schedule has halved the rate: once for every `PATIENT` looks without improvement."""
+        """How often the plateau schedule has halved the rate, once for every `PATIENT` looks without improvement."""
         lowest, waited, halved = math.inf, 0, 0
         for loss in self.validation.values():
             waited = 0 if loss < lowest else waited + 1

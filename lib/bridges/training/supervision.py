@@ -87,7 +87,7 @@ class Attending(nn.Module):
     ) -> tuple[Float[Tensor, ""], tuple[Float[Tensor, "batch heads length keys"], ...]]:
         """Cross-entropy in nats per token, and the weights (B, h, T, K) of every decoder layer."""
         own = self.translator
-        said = own.host(**own._tokens(inputs), labels=labels, output_attentions=True)
+        said = own.host(**own.host_inputs(inputs), labels=labels, output_attentions=True)
         return said.loss, said.cross_attentions
 
 
