@@ -200,8 +200,8 @@ own = (corpus.train, words) if sentences else None
 hosts = {"t5": small_host("t5", size.host, HOSTS, run.device, own)}
 floor = floors(corpus.train, known.vectors.cpu(), references, unseen.vectors.cpu())
 Markdown(
-    f"{len(corpus.train):,} sentences to train on, {len(corpus.validation)} held out; for example *{corpus.train[0]}*"
-    f" Vectors of {known.vectors.shape[1]} numbers, standard deviation of a feature"
+    f"{len(corpus.train):,} sentences to train on, {len(corpus.validation)} held out; for example"
+    f" *{corpus.train[0].rstrip('.')}*. Vectors of {known.vectors.shape[1]} numbers, standard deviation of a feature"
     f" {known.vectors.std(0).mean():.3f}, from {encoder or 'the book&#39;s own embedding'}. Floors of BLEU: {floor}."
 )
 
@@ -450,9 +450,9 @@ print(run.verdict_lines())
 #
 # ### Scale and rate
 #
-# {numref}`fig-collapse-arms` has the two changes apart. Either by itself already ends the collapse of the conditioning gap,
-# and they do it differently: standardising makes the outputs *differ*, the rate makes them *right*. The log's reading of
-# diversity would be misled by both.
+# {numref}`fig-collapse-arms` has the two changes apart. Either by itself opens the conditioning gap, and they do it
+# differently: standardising makes the outputs *differ*, the rate makes more of them *right*. The log's reading of diversity
+# would be misled by both.
 
 # %% tags=["hide-input"]
 apart = {

@@ -61,7 +61,7 @@ SIZES = {
     "quick": Size(
         seeds=10,
         paired=8,
-        long=2,
+        long=3,
         host="quick",
         steps=32,
         batch=16,

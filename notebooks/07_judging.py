@@ -232,7 +232,7 @@ claims["A15"]
 # The log's remedy takes the mean of the decoder's cross-attention over everything and asks for more of it:
 
 # %% tags=["remove-input"]
-show_source(log_mean_attention, start="return")
+show_source(log_mean_attention, start="return -")
 
 # %% [markdown]
 # There is no more of it to be had. Let $a_{qk}$ be the weight of query $q$ on key $k$, for $Q$ queries (over sentences,
