@@ -306,7 +306,8 @@ lost, lost_long = shortfall(grid, measuring), shortfall(long, repeats)
 Markdown(
     f"The best rate on seeds {choosing.start} to {choosing.stop - 1} is {best:g}. On the other {len(measuring)} it gains"
     f" {lost} BLEU on the log's rate after {size.steps} steps; at ten times the steps, {lost_long} over {len(repeats)}"
-    f" seeds. Floors: {floor}."
+    f" seeds, where the best rate ends with {mean_over(long, f'{best:g}', repeats, 'distinct')} % distinct outputs and the"
+    f" log's with {mean_over(long, f'{LOG_RATE:g}', repeats, 'distinct')} %. Floors: {floor}."
     + (
         " It stands at the end of the grid: a still higher one may do better."
         if best == max(RATES)
@@ -502,6 +503,9 @@ Markdown(
 run.measure(
     best_rate=best,
     shortfall_at_ten_times_the_steps=lost_long,
+    distinct_at_ten_times_the_steps=mean_over(
+        long, f"{best:g}", repeats, "distinct"
+    ),
     floor_constant=floor.constant,
     floor_retrieval=floor.retrieval,
     cosine_kept_at_full_rate=cosines["trained"],
