@@ -139,7 +139,8 @@ def test_arms_with_and_without_a_second_pass_do_not_mix() -> None:
 
 def test_a_host_without_written_out_attention_is_named(model: Attending) -> None:
     host: PreTrainedModel = model.translator.host
-    host.set_attn_implementation("sdpa")
+    for part in (host, host.encoder, host.decoder) if hasattr(host, "encoder") else (host,):
+        part.set_attn_implementation("sdpa")
     said = host(inputs_embeds=torch.randn(2, KEYS, 64), labels=SENTENCES.labels[:2], output_attentions=True)
     for term in (log_mean_attention, attention_entropy):
         with pytest.raises(ValueError, match="set its attention to 'eager'"):

@@ -129,7 +129,9 @@ def route_logits(
 def still(host: PreTrainedModel) -> PreTrainedModel:
     """A copy without dropout and with attention written out, as `fit_ensemble` needs it to train many side by side."""
     copy = deepcopy(host).eval()
-    copy.set_attn_implementation("eager")
+    for part in copy.modules():  # encoder and decoder too: transformers 5.17 does not hand it down to T5's
+        if isinstance(part, PreTrainedModel):
+            part.set_attn_implementation("eager")
     return copy
 
 
