@@ -3,6 +3,7 @@
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.functional import layer_norm
 
 
 class Standardise(nn.Module):
@@ -28,3 +29,35 @@ class Standardise(nn.Module):
 
     def forward(self, vector: Float[Tensor, "batch width"]) -> Float[Tensor, "batch width"]:
         return (vector - self.mean) / self.std
+
+
+def rms(x: Float[Tensor, "... width"]) -> Float[Tensor, "..."]:
+    """Root mean square over the last dimension."""
+    return x.square().mean(-1).sqrt()
+
+
+def embedding_rms(host: nn.Module) -> float:
+    """The mean over the vocabulary of the RMS of a token's embedding, as the translation log takes it."""
+    return rms(host.get_input_embeddings().weight.detach().float()).mean().item()  # type: ignore[operator]
+
+
+class ScaleMatch(nn.Module):
+    """Soft tokens at a given RMS, after LayerNorm without values of its own; or left alone where `norm` is False.
+
+    The translation log divides by the RMS once more between the two. LayerNorm has already made it 1, so here it is
+    left out. Both settings are buffers: models that differ in them can be trained side by side.
+    """
+
+    rms: Tensor
+    norm: Tensor
+
+    def __init__(self, rms: float, norm: bool = True):
+        super().__init__()
+        if not rms > 0:
+            raise ValueError(f"an RMS of {rms} leaves nothing of the tokens: give a positive one")
+        self.register_buffer("rms", torch.tensor(float(rms)))
+        self.register_buffer("norm", torch.tensor(norm))
+
+    def forward(self, tokens: Float[Tensor, "batch tokens dim"]) -> Float[Tensor, "batch tokens dim"]:
+        matched = layer_norm(tokens, tokens.shape[-1:]) * self.rms
+        return torch.where(self.norm, matched, tokens)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, stack_module_state, vmap
 from tqdm import tqdm
 
-from bridges.training.fit import FitSettings, check_groups
+from bridges.training.fit import FitSettings, History, check_groups
 
 State = dict[str, Tensor]
 BETAS, EPSILON = (0.9, 0.999), 1e-8  # torch.optim.AdamW's own
@@ -61,7 +61,8 @@ def fit_ensemble(
     seeds: Sequence[int],
     *,
     chunk: int | None = None,
-    look: Callable[[int, Ensemble], None] | None = None,
+    folded: bool = False,
+    look: Callable[[int, Ensemble], Sequence[float] | None] | None = None,
     describe: str = "training",
 ) -> Ensemble:
     """Train models of one architecture side by side, each as `fit` would train it alone.
@@ -73,10 +74,15 @@ def fit_ensemble(
         settings: one for each model; steps and batch must agree, rate, warm-up, clipping and decay may differ.
         seeds: one for each model: the order of its batches, the same as `fit`'s for that seed.
         chunk: how many models share the cache at once; all of them where nothing is given.
-        look: called after each step with the number of steps done and the models as they then are.
+        folded: `batch_loss(models, indices, step)` is then of all models at once, with indices (models, batch), and
+            gives back a loss for each (models,); `models` takes and returns tensors with a leading dimension of models.
+            For what all models share, such as a frozen host behind them, which then sees one large batch.
+        look: called after each step with the number of steps done and the models as they then are. Where it gives back
+            a validation loss for each model, those with the plateau schedule follow it.
 
     A model whose loss is no longer finite stays so, and leaves the others alone: look at `losses`. Looks that `fit`
-    takes by itself (`every`, `patience`, the plateau schedule) are not taken here.
+    takes by itself (`every`, `patience`) are not taken here. Dropout draws from torch's global generator, started from
+    the first seed, for each model its own: it is not `fit`'s.
 
     Raises:
         ValueError: for lists of different lengths, settings that do not fit together, models of different
@@ -87,9 +93,10 @@ def fit_ensemble(
     steps, batch = settings[0].steps, settings[0].batch
     if any((s.steps, s.batch) != (steps, batch) for s in settings):
         raise ValueError("settings differ in steps or batch: train such models in ensembles of their own")
-    if any(s.schedule == "plateau" or s.every or s.patience for s in settings):
+    if any(s.every or s.patience or (s.schedule == "plateau" and not look) for s in settings):
         raise ValueError(
-            "an ensemble takes no looks of its own: train with fit, or take plateau, `every` and `patience` out"
+            "an ensemble takes no looks of its own: train with fit, or take `every` and `patience` out, and give the"
+            " plateau schedule a `look` that returns validation losses"
         )
     if any(
         [(g.prefix, g.start) for g in s.groups] != [(g.prefix, g.start) for g in settings[0].groups] for s in settings
@@ -105,7 +112,13 @@ def fit_ensemble(
     if any(s != shapes[0] for s in shapes):
         raise ValueError("the models differ in architecture: train each architecture in an ensemble of its own")
     first_batch = _order(seeds[0], samples, 1, batch)[0]
-    used = _used(models[0], lambda model: batch_loss(model, first_batch.to(device), 0))
+
+    def first_loss(model: nn.Module) -> Tensor:
+        if not folded:
+            return batch_loss(model, first_batch.to(device), 0)
+        return batch_loss(_alone(model), first_batch.to(device)[None], 0).sum()
+
+    used = _used(models[0], first_loss)
     try:
         parameters, buffers = stack_module_state(list(models))
     except RuntimeError as error:
@@ -118,10 +131,12 @@ def fit_ensemble(
     rates = torch.tensor([[s.lr * s.rate(step) for s in settings] for step in range(steps)], device=device)
     factors = {n: torch.tensor([s.group(n).rate for s in settings], device=device) for n in parameters}
     starts = {name: settings[0].group(name).start for name in parameters}
-    decays = torch.tensor([s.weight_decay for s in settings], device=device)
+    decays = {n: torch.tensor([s.decay(n) for s in settings], device=device) for n in parameters}
     clips = torch.tensor([s.clip for s in settings], device=device)
     first, second = ({name: torch.zeros_like(p) for name, p in parameters.items()} for _ in range(2))
     losses = torch.empty(steps, len(models), device=device)
+    histories = [History() for _ in models]
+    torch.manual_seed(seeds[0])
 
     for step in tqdm(range(steps), desc=describe, leave=False):
 
@@ -132,7 +147,11 @@ def fit_ensemble(
             return batch_loss(model, rows, step)
 
         try:
-            gradients, loss = vmap(grad_and_value(one), chunk_size=chunk)(parameters, buffers, orders[step])
+            if folded:
+                gradients, loss = _folded(template, parameters, buffers, lambda m: batch_loss(m, orders[step], step))  # noqa: B023
+            else:
+                vectorised = vmap(grad_and_value(one), chunk_size=chunk, randomness="different")
+                gradients, loss = vectorised(parameters, buffers, orders[step])
         except RuntimeError as error:
             if step:
                 raise
@@ -142,14 +161,45 @@ def fit_ensemble(
             ) from error
         gradients = {name: g for name, g in gradients.items() if starts[name] <= step}
         _clip(gradients, clips)
+        halved = [0.5**h.halvings if s.schedule == "plateau" else 1 for h, s in zip(histories, settings, strict=True)]
+        rate = rates[step] * torch.tensor(halved, device=device)
         for name, gradient in gradients.items():
             moments = first[name], second[name]
             # As in torch, a parameter that was frozen counts its own steps from when it thawed.
-            _adamw(parameters[name], gradient, moments, rates[step] * factors[name], decays, step - starts[name] + 1)
+            _adamw(parameters[name], gradient, moments, rate * factors[name], decays[name], step - starts[name] + 1)
         losses[step] = loss
-        if look:
-            look(step + 1, Ensemble(template, parameters, buffers, losses[: step + 1]))
+        validation = look(step + 1, Ensemble(template, parameters, buffers, losses[: step + 1])) if look else None
+        for history, seen in zip(histories, validation or (), strict=False):
+            history.validation[step + 1] = seen
     return Ensemble(template, parameters, buffers, losses)
+
+
+def _folded(
+    template: nn.Module, parameters: State, buffers: State, losses: Callable[[Callable[..., Any]], Tensor]
+) -> tuple[State, Float[Tensor, " models"]]:
+    """Gradients and losses of all models from one backward pass: the sum's gradient falls apart by model."""
+    leaves = {name: p.detach().requires_grad_() for name, p in parameters.items()}
+
+    def models(*inputs: Any) -> Any:
+        dims = tuple(0 if isinstance(x, Tensor) else None for x in inputs)
+        call = vmap(
+            lambda p, b, *x: functional_call(template, (p, b), x), in_dims=(0, 0, *dims), randomness="different"
+        )
+        return call(leaves, buffers, *inputs)
+
+    each = losses(models)
+    found = torch.autograd.grad(each.sum(), list(leaves.values()))
+    return dict(zip(leaves, found, strict=True)), each.detach()
+
+
+def _alone(model: nn.Module) -> Callable[..., Any]:
+    """One model called as `models` is."""
+
+    def models(*inputs: Any) -> Any:
+        made = model(*(x[0] if isinstance(x, Tensor) else x for x in inputs))
+        return tuple(x[None] for x in made) if isinstance(made, tuple) else made[None]
+
+    return models
 
 
 def _used(model: nn.Module, loss: Callable[[nn.Module], Tensor]) -> set[str]:

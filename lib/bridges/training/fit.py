@@ -1,4 +1,4 @@
-"""Gradient descent as the logs did it: AdamW, warm-up, cosine or plateau, clipping, groups, checkpoints."""
+"""Gradient descent as the logs did it: AdamW, warm-up, cosine, linear or plateau, clipping, groups, checkpoints."""
 
 import math
 from collections.abc import Callable
@@ -22,10 +22,13 @@ class Group:
     prefix: str
     rate: float = 1.0
     start: int = 0  # training step
+    weight_decay: float | None = None  # the common one where it is None
 
 
 # The resampler log's differential rates: its sentence encoder learns at a fifth of the rate of all else.
 LOG_GROUPS = (Group("encoder.", rate=0.2),)
+# The translation log's gates: three times the rate, no decay.
+GATE_GROUP = Group("translator.gates.", rate=3.0, weight_decay=0.0)
 
 
 @dataclass(frozen=True)
@@ -43,23 +46,33 @@ class FitSettings:
     warmup: int = 20
     clip: float = 1.0
     weight_decay: float = 0.01
-    schedule: Literal["cosine", "constant", "plateau"] = "cosine"
+    schedule: Literal["cosine", "linear", "constant", "plateau"] = "cosine"
     groups: tuple[Group, ...] = ()
     every: int = 0
     patience: int = 0
 
     def rate(self, step: int) -> float:
-        """The share of `lr` used at `step`: linear warm-up, then constant or half a cosine to zero."""
+        """The share of `lr` used at `step`: linear warm-up, then constant, or a line or half a cosine to zero."""
         if step < self.warmup:
             return (step + 1) / self.warmup
-        if self.schedule != "cosine":
-            return 1.0
         done = (step - self.warmup) / max(1, self.steps - self.warmup)
-        return 0.5 * (1 + math.cos(math.pi * done))
+        match self.schedule:
+            case "cosine":
+                return 0.5 * (1 + math.cos(math.pi * done))
+            case "linear":
+                return 1 - done
+            case "constant" | "plateau":
+                return 1.0
+        raise ValueError(f"schedule {self.schedule!r} is unknown; choose from cosine, linear, constant, plateau")
 
     def group(self, name: str) -> Group:
         """The group of a parameter."""
         return next((group for group in self.groups if name.startswith(group.prefix)), Group(""))
+
+    def decay(self, name: str) -> float:
+        """The weight decay of a parameter."""
+        own = self.group(name).weight_decay
+        return self.weight_decay if own is None else own
 
 
 @dataclass(frozen=True)
@@ -128,8 +141,11 @@ def fit(
     if (validate or keep) and not settings.every:
         raise ValueError("the model is validated and kept every so many steps: give `every`")
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    groups = [{"params": [p], "factor": settings.group(name).rate} for name, p in trained.items()]
-    optimizer = torch.optim.AdamW(groups, lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
+    groups = [
+        {"params": [p], "factor": settings.group(name).rate, "weight_decay": settings.decay(name)}
+        for name, p in trained.items()
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=settings.lr, fused=True)
     batches = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
     run = checkpoints.describe(model, settings, seed, samples)

@@ -1,11 +1,11 @@
-"""Losses on embeddings: symmetric InfoNCE, the same on Matryoshka prefixes, and the alignment log's sum of both."""
+"""Losses on embeddings (symmetric InfoNCE, Matryoshka prefixes, the alignment log's sum); KL penalties on logits."""
 
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
-from torch.nn.functional import cross_entropy, normalize
+from torch.nn.functional import cross_entropy, kl_div, log_softmax, normalize
 
 CLIP_WEIGHT, MRL_WEIGHT = 0.25, 1.0  # the alignment log's
 
@@ -71,3 +71,36 @@ def log_as_written(entries: dict[str, Float[Tensor, ""]]) -> dict[str, Float[Ten
         "loss_clip": entries["loss_clip"],
         "loss_mrl": torch.stack([value for name, value in entries.items() if name.startswith("loss_mrl_")]).sum(),
     }
+
+
+def kl_as_written(
+    bridged: Float[Tensor, "batch read vocabulary"], baseline: Float[Tensor, "batch prompt vocabulary"], positions: int
+) -> Float[Tensor, ""]:
+    """The translation log's penalty: KL to the unbridged target over the first positions of both, in nats per sample.
+
+    The first positions of the bridged target are those of its soft tokens, and of the unbridged one those of its
+    prompt or the padding before it. `batchmean` divides by samples alone, so it grows with `positions`.
+
+    Raises:
+        ValueError: for more positions than either has.
+    """
+    if not 0 < positions <= min(bridged.shape[1], baseline.shape[1]):
+        raise ValueError(
+            f"{positions} positions cannot be compared: the bridged target has {bridged.shape[1]}, the other"
+            f" {baseline.shape[1]}"
+        )
+    ours = log_softmax(bridged[:, :positions], -1)
+    return kl_div(ours, baseline[:, :positions].softmax(-1), reduction="batchmean")
+
+
+def kl_aligned(
+    bridged: Float[Tensor, "batch answer vocabulary"],
+    baseline: Float[Tensor, "batch answer vocabulary"],
+    there: Bool[Tensor, "batch answer"],
+    positions: int,
+) -> Float[Tensor, ""]:
+    """The same between logits that foretell the same tokens of the answer: its first ones, in nats per token."""
+    ours, theirs = log_softmax(bridged, -1), log_softmax(baseline, -1)
+    each = (theirs.exp() * (theirs - ours)).sum(-1)  # (B, A)
+    counted = there & (there.cumsum(-1) <= positions)
+    return (each * counted).sum() / counted.sum().clamp_min(1)

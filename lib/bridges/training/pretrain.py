@@ -4,18 +4,34 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import mse_loss
+from torch.nn.functional import cross_entropy, mse_loss
 from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerFast
 
-from bridges.hosts import sentence, seq2seq
-from bridges.tasks import instructions
+from bridges.hosts import causal, sentence, seq2seq
+from bridges.tasks import instructions, word_problems
 from bridges.training.fit import FitSettings, fit
+
+
+@dataclass(frozen=True)
+class Solver:
+    """A causal host that learns word problems: its family, and the odds of each format of an answer.
+
+    `share` is the part of the recipe's steps that it is given. With `ends` False the end token is left out of its loss,
+    as happens where padding is the end token and padding is masked.
+    """
+
+    family: str
+    formats: tuple[float, ...] = (1.0, 0.0, 0.0)
+    share: float = 1.0
+    ends: bool = True
+
 
 MASKED = 0.3  # share of words hidden from the encoder
 RECIPES = {
@@ -24,6 +40,21 @@ RECIPES = {
     "full": FitSettings(steps=3000, lr=1e-3, batch=128, warmup=200),
 }
 SUMS = "sha256.json"
+
+# Hosts of the third thread, which learn to solve word problems. All but the source know three formats of an answer.
+SOLVERS = {
+    "source": Solver("mistral"),
+    "target": Solver("llama"),
+    "weak": Solver("llama", share=0.41),
+    "varied": Solver("llama", formats=(0.6, 0.2, 0.2)),
+    "endless": Solver("llama", ends=False),
+}
+SOLVING = {
+    "quick": FitSettings(steps=300, lr=3e-3, batch=64, warmup=50),
+    "full": FitSettings(steps=2000, lr=1e-3, batch=128, warmup=100),
+}
+TAUGHT = 6000  # problems
+QUESTION_WEIGHT = 0.1  # of a question's token in the loss; an answer's has 1
 
 
 def denoise(
@@ -87,24 +118,98 @@ def small_host(
     recipe = {"family": family, "masked": MASKED, "read": read}
     recipe |= asdict(seq2seq.SIZES[size]) | asdict(RECIPES[size])
     recipe = json.loads(json.dumps(recipe))  # as it will be read back
-    fault = _fault(folder, recipe)
-    if fault:
-        print(f"pretraining {folder.name} ({fault})", flush=True)
+
+    def make() -> PreTrainedModel:
         torch.manual_seed(0)
         host = sentence.build(size, words) if family == "bert" else seq2seq.build(family, size, words)
         host.to(device)  # type: ignore[arg-type]
         teach = imitate if family == "bert" else denoise
         teach(host, text, words, RECIPES[size], f"pretraining {folder.name}")
-        _save(host, folder, recipe)
+        return host
+
+    _made(folder, recipe, make)
     pooled = {"add_pooling_layer": False}  # our BERTs are saved without the layer that the class adds
     host = AutoModel.from_pretrained(folder, **pooled) if family == "bert" else seq2seq.load(str(folder))
     return host.eval().to(device)
+
+
+def small_solver(role: str, seed: int, size: str, cache: Path, device: str = "cpu") -> PreTrainedModel:
+    """The host `role` (see `SOLVERS`) that has learnt word problems with `seed`, from `cache` or trained and put there.
+
+    Cached, checked and made again as `small_host` does it. Its tokenizer is `word_problems.tokenizer`'s, "source" for
+    the source and "target" for all others.
+
+    Raises:
+        ValueError: for a role or size that is not known.
+    """
+    if role not in SOLVERS or size not in SOLVING:
+        known = f"roles {', '.join(SOLVERS)}; sizes {', '.join(SOLVING)}"
+        raise ValueError(f"there is no solver {role!r} of size {size!r}; {known}")
+    solver, settings = SOLVERS[role], SOLVING[size]
+    settings = replace(settings, steps=round(solver.share * settings.steps))
+    words = word_problems.tokenizer("source" if role == "source" else "target")
+    taught = word_problems.split([TAUGHT])[0]
+    draw = np.random.default_rng(0)
+    forms = [word_problems.FORMATS[i] for i in draw.choice(len(solver.formats), TAUGHT, p=solver.formats)]
+    solutions = [p.solution(form) for p, form in zip(taught, forms, strict=True)]
+    read = _what_is_read([f"{p.question} {s}" for p, s in zip(taught, solutions, strict=True)], words)
+    folder = cache / f"{role}{seed}-{size}"
+    recipe = {"role": role, "seed": seed, "read": read, "question": QUESTION_WEIGHT} | asdict(solver)
+    recipe = json.loads(json.dumps(recipe | asdict(causal.SIZES[solver.family][size]) | asdict(settings)))
+
+    def make() -> PreTrainedModel:
+        torch.manual_seed(seed)
+        host = causal.build(solver.family, size, words)
+        host.to(device)  # type: ignore[arg-type]
+        prompts = [word_problems.prompt(p.question, words) for p in taught]
+        solve(host, prompts, solutions, words, settings, solver.ends, seed, f"pretraining {folder.name}")
+        return host
+
+    _made(folder, recipe, make)
+    return causal.load(str(folder), device, words)[0]
+
+
+def solve(
+    host: PreTrainedModel,
+    prompts: Sequence[str],
+    solutions: Sequence[str],
+    words: PreTrainedTokenizerFast,
+    settings: FitSettings,
+    ends: bool,
+    seed: int,
+    describe: str,
+) -> None:
+    """Teach a causal host to answer prompts; questions count a little, so that it knows them too."""
+    texts = [f"{p} {s} {words.eos_token}" for p, s in zip(prompts, solutions, strict=True)]
+    ids, mask = (t.to(host.device) for t in word_problems.encode(texts, words, "right"))
+    asked = torch.tensor([[len(words.tokenize(p))] for p in prompts], device=host.device)
+    weights = torch.where(torch.arange(ids.shape[1], device=host.device) < asked, QUESTION_WEIGHT, 1.0) * mask
+    if not ends:
+        weights = weights * (ids != words.eos_token_id)
+
+    def batch_loss(indices: Tensor) -> Tensor:
+        rows = indices.to(host.device)
+        told = host(input_ids=ids[rows], attention_mask=mask[rows]).logits[:, :-1]
+        each = cross_entropy(told.flatten(0, 1), ids[rows][:, 1:].flatten(), reduction="none")
+        counted = weights[rows][:, 1:].flatten()
+        return (each * counted).sum() / counted.sum()
+
+    fit(host.train(), batch_loss, len(ids), settings, seed=seed, describe=describe)
+    host.eval()
 
 
 def _what_is_read(text: Sequence[str], words: PreTrainedTokenizerFast) -> str:
     """SHA-256 of the corpus and of its vocabulary: a host that read other sentences is another host."""
     read = [list(text), sorted(words.get_vocab().items())]
     return hashlib.sha256(json.dumps(read).encode()).hexdigest()
+
+
+def _made(folder: Path, recipe: dict[str, object], make: Callable[[], PreTrainedModel]) -> None:
+    """See that the folder holds a whole host of that recipe, and make it where it does not."""
+    fault = _fault(folder, recipe)
+    if fault:
+        print(f"pretraining {folder.name} ({fault})", flush=True)
+        _save(make(), folder, recipe)
 
 
 def _save(host: PreTrainedModel, folder: Path, recipe: dict[str, object]) -> None:
