@@ -10,7 +10,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bridges")
     commands = parser.add_subparsers(dest="command", required=True)
     host = commands.add_parser("host", help="pretrain a small host, unless the cache has it whole")
-    host.add_argument("family", choices=["t5", "bart", "bert"])
+    host.add_argument("family", help="t5, bart, bert, or a solver with its seed, such as source2 or target2")
     host.add_argument("--size", choices=["quick", "medium", "full"], default="quick")
     host.add_argument("--cache", type=Path, required=True, help="folder that keeps pretrained hosts")
     host.add_argument("--device", default="", help="torch device; the GPU when there is one, else the CPU")
@@ -33,11 +33,19 @@ def _host(options: argparse.Namespace) -> int:
     import torch
     from transformers.utils.logging import disable_progress_bar
 
-    from bridges.training.pretrain import small_host
+    from bridges.training.pretrain import SOLVERS, small_host, small_solver
 
     disable_progress_bar()  # transformers' own, for files that are read in milliseconds
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    small_host(options.family, options.size, options.cache, device)
+    role, seed = options.family.rstrip("0123456789"), options.family.lstrip("abcdefghijklmnopqrstuvwxyz")
+    if role in SOLVERS and seed:
+        small_solver(role, int(seed), options.size, options.cache, device)
+    elif options.family in ("t5", "bart", "bert"):
+        small_host(options.family, options.size, options.cache, device)
+    else:
+        raise ValueError(
+            f"there is no host {options.family!r}; choose t5, bart, bert, or one of {', '.join(SOLVERS)} with a seed"
+        )
     print(f"{options.cache / f'{options.family}-{options.size}'} is ready")
     return 0
 

@@ -21,6 +21,7 @@ NAMES = ("anna", "ben", "ivy", "lena", "mia", "omar", "sam", "tom")
 THINGS = ("apples", "books", "cards", "coins", "eggs", "pens", "shells", "stamps")
 GAINS = (("buys", "finds", "gets"), ("earns", "receives", "wins"))  # of the first step, of the second
 LOSSES = (("eats", "loses", "sells"), ("breaks", "donates", "drops"))
+SHORT = len(NAMES) * len(THINGS) * len(GAINS[0]) * LARGEST * (LARGEST + 1)  # distinct problems of one step
 ASK = "answer:"  # what every prompt ends with
 MARKER = "####"  # GSM8K's: the final answer follows
 
@@ -67,8 +68,12 @@ def problems(count: int, seed: int, two_steps: float = 0.7) -> list[Problem]:
     """
     if not 0 <= two_steps <= 1:
         raise ValueError(f"a share of {two_steps} problems with two steps: give 0 to 1")
-    if not 0 < count <= 50_000:
-        raise ValueError(f"asked for {count:,} problems: give 1 to 50,000, beyond which the short ones repeat")
+    most = int(min(SHORT / 2 / max(1 - two_steps, 1e-9), 50_000))
+    if not 0 < count <= most:
+        raise ValueError(
+            f"asked for {count:,} problems: give 1 to {most:,} where {two_steps:.0%} have two steps, beyond which short"
+            " ones repeat"
+        )
     draw = np.random.default_rng(seed)
     found: dict[str, Problem] = {}
     while len(found) < count:
@@ -78,7 +83,7 @@ def problems(count: int, seed: int, two_steps: float = 0.7) -> list[Problem]:
 
 
 def split(counts: Sequence[int], seed: int = 0, two_steps: float = 0.7) -> list[list[Problem]]:
-    """Sets of problems of the given sizes, no question in two of them."""
+    """Sets of problems of the given sizes, no question in two of them; a set is the same whatever sets follow it."""
     drawn = problems(sum(counts), seed, two_steps)
     ends = np.cumsum([0, *counts])
     return [drawn[start:end] for start, end in pairwise(ends)]

@@ -9,6 +9,7 @@ from typing import Any, cast
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn.functional import pad
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from bridges.connectors.scale import ScaleMatch, embedding_rms
@@ -53,6 +54,13 @@ class Exam:
         """The target's prompt ids and their mask."""
         return self.visible if visible else self.hidden
 
+    def first(self, count: int) -> "Exam":
+        """The first `count` problems alone."""
+        hidden, visible = ((ids[:count], mask[:count]) for ids, mask in (self.hidden, self.visible))
+        return Exam(
+            self.problems[:count], self.states[:, :count], self.mask[:count], hidden, visible, self.labels[:count]
+        )
+
 
 @dataclass(frozen=True)
 class Anchor:
@@ -74,8 +82,10 @@ class BridgeRecipe:
 
     `scale` is the soft tokens' RMS over that of the target's embeddings, after LayerNorm; None leaves them as they
     come. `layer` is the source's: 0 its embeddings, 1 what the first block puts out. With `visible` the target reads
-    the question behind the soft tokens. `ramp` opens the gates over so many steps by a schedule in their place.
-    `staged` lets the answers grow from their first tokens to their whole length over so many steps.
+    the question behind the soft tokens. `shift` asks each position for a token so much later than the next, as happens
+    where a training loop shifts the labels and the host shifts them again. `ramp` opens the gates over so many steps by
+    a schedule in their place. `staged` lets the answers grow from their first tokens to their whole length over so many
+    steps.
     """
 
     fit: FitSettings
@@ -84,6 +94,7 @@ class BridgeRecipe:
     layer: int = 1
     visible: bool = False
     anchor: Anchor | None = None
+    shift: int = 0
     ramp: int = 0
     staged: int = 0
 
@@ -412,6 +423,8 @@ class _Group:
     def _labels(self, rows: Tensor, step: int) -> Tensor:
         """The answers, or as much of them as the stage asks for."""
         labels, over = self.exam.labels[rows], self.shared.staged
+        if self.shared.shift:
+            labels = pad(labels[:, self.shared.shift :], (0, self.shared.shift), value=-100)
         if step >= over:
             return labels
         asked = 2 + step * labels.shape[1] // over
