@@ -97,7 +97,7 @@ def test_scale_match_is_the_logs_recipe_without_the_division_that_changes_nothin
     torch.testing.assert_close(ScaleMatch(0.0105)(tokens), as_logged, rtol=1e-3, atol=1e-7)
     torch.testing.assert_close(ScaleMatch(0.0105, norm=False)(tokens), tokens)
     with pytest.raises(ValueError, match="leaves nothing"):
-        ScaleMatch(0)
+        ScaleMatch(0.0)
 
 
 def test_embedding_rms_is_the_mean_over_words() -> None:

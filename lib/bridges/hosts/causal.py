@@ -103,7 +103,7 @@ def hidden_states(
 
 
 def positions(mask: Int[Tensor, "batch length"]) -> Int[Tensor, "batch length"]:
-    """Position ids that count what the mask lets through, as `generate` derives them and plain `forward` does not."""
+    """Position ids that count what the mask lets through: `generate` takes the same, plain `forward` does not."""
     return (mask.cumsum(-1) - 1).clamp_min(0)
 
 

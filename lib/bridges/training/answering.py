@@ -189,7 +189,7 @@ def examine(problems: Sequence[Problem], pair: Pair, form: Format = "worked", wi
     answers, there = encode(said, pair.target_words, "right")
     return Exam(
         tuple(problems),
-        hidden_states(pair.source, ids, mask),
+        hidden_states(pair.source, ids, mask).float(),  # the translator computes in float32, whatever its hosts do
         mask,
         (hidden[0].to(device), hidden[1].to(device)),
         (visible[0].to(device), visible[1].to(device)),

@@ -89,8 +89,8 @@ def kl_as_written(
             f"{positions} positions cannot be compared: the bridged target has {bridged.shape[1]}, the other"
             f" {baseline.shape[1]}"
         )
-    ours = log_softmax(bridged[:, :positions], -1)
-    return kl_div(ours, baseline[:, :positions].softmax(-1), reduction="batchmean")
+    ours = log_softmax(bridged[:, :positions].float(), -1)
+    return kl_div(ours, baseline[:, :positions].float().softmax(-1), reduction="batchmean")
 
 
 def kl_aligned(
@@ -100,7 +100,7 @@ def kl_aligned(
     positions: int,
 ) -> Float[Tensor, ""]:
     """The same between logits that foretell the same tokens of the answer: its first ones, in nats per token."""
-    ours, theirs = log_softmax(bridged, -1), log_softmax(baseline, -1)
+    ours, theirs = log_softmax(bridged.float(), -1), log_softmax(baseline.float(), -1)
     each = (theirs.exp() * (theirs - ours)).sum(-1)  # (B, A)
     counted = there & (there.cumsum(-1) <= positions)
     return (each * counted).sum() / counted.sum().clamp_min(1)
