@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from bridges.__main__ import main
 from bridges.connectors.scale import ScaleMatch, embedding_rms, rms
 from bridges.connectors.translator import LOG, GatedTranslator, TranslatorSettings
 from bridges.hosts import causal
@@ -367,3 +368,10 @@ def test_unknown_solvers_are_refused(tmp_path: Path) -> None:
     for role, size in (("judge", "quick"), ("source", "medium")):
         with pytest.raises(ValueError, match=", ".join(SOLVERS)):
             small_solver(role, 0, size, tmp_path)
+
+
+def test_the_command_names_the_hosts_there_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.setattr("sys.argv", ["bridges", "host", "soruce2", "--cache", str(tmp_path)])
+    assert main() == 1
+    assert "no host 'soruce2'; choose t5, bart, bert, or one of source, target" in capsys.readouterr().err
+    assert not any(tmp_path.iterdir())

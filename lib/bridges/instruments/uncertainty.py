@@ -21,7 +21,7 @@ class Estimate:
 
     @property
     def half(self) -> float:
-        """Half the interval's width: the smallest effect that these runs could have told from none."""
+        """Half the interval's width, which is the smallest effect that these runs could have told from none."""
         return (self.high - self.low) / 2
 
     def __str__(self) -> str:
