@@ -156,17 +156,20 @@ claims["C4"]
 # of the source's states $s$:
 #
 # $$
-# x' = x + \tanh(g)\, A_\theta(x, s), \qquad
-# \frac{\partial L}{\partial \theta} = \tanh(g)\, \Bigl\langle \frac{\partial L}{\partial x'},
-#   \frac{\partial A_\theta}{\partial \theta} \Bigr\rangle, \qquad
-# \frac{\partial L}{\partial g} = \bigl(1 - \tanh^2 g\bigr) \Bigl\langle \frac{\partial L}{\partial x'}, A_\theta \Bigr\rangle .
+# \begin{aligned}
+# x' &= x + \tanh(g)\, A_\theta(x, s), \\
+# \frac{\partial L}{\partial \theta} &= \tanh(g)\, \Bigl\langle \frac{\partial L}{\partial x'},
+#   \frac{\partial A_\theta}{\partial \theta} \Bigr\rangle, \\
+# \frac{\partial L}{\partial g} &= \bigl(1 - \tanh^2 g\bigr) \Bigl\langle \frac{\partial L}{\partial x'}, A_\theta
+#   \Bigr\rangle .
+# \end{aligned}
 # $$ (eq-gates-gradient)
 
 # %% tags=["remove-input"]
 show_source(TranslatorLayer, start="x = x + open_share", lines=1)
 
 # %% [markdown]
-# With $g = 0$ the middle term is zero whatever the loss. On its first step the cross-attention learns nothing, and the
+# With $g = 0$ the second line is zero whatever the loss. On its first step the cross-attention learns nothing, and the
 # gate alone learns whether to open, and to which side: its sign says only with which sign $A$ is added. Gradient norms
 # of an untrained bridge, and of the same bridge one step of training later:
 

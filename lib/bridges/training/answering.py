@@ -343,7 +343,7 @@ def train_bridges(
 ) -> list[Trained]:
     """Train every (recipe, seed) into one pair of hosts; those of one architecture share a vectorised graph.
 
-    Two runs with one seed start from the same values, where their shapes agree, and see the same batches.
+    Two runs of one shape and one seed start from the same values, and two of one seed see the same batches.
 
     Args:
         runs: what to train, and the seed of its values and batches.
