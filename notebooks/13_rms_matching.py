@@ -1,9 +1,10 @@
 # %% [markdown]
 # # RMS matching
 #
-# A connector can put out vectors of any size, and the model that reads them was trained on embeddings of one size. The log
-# took the mismatch for the first cause of its looping outputs, and cured it with two lines. This chapter trains bridges at
-# sizes three orders of magnitude apart, asks which part of the reading model notices, and then takes that part away.
+# A connector can put out vectors of any size, and the model that reads them was trained on embeddings of one size. The
+# log took the mismatch for the first cause of its looping outputs, and treated it with two lines. This chapter trains
+# bridges at sizes three orders of magnitude apart, asks which part of the reading model evens them out, and then takes
+# that part away.
 
 # %% tags=["parameters"]
 profile = "quick"  # quick | full
@@ -265,8 +266,9 @@ show_source(LlamaRMSNorm, start="def forward")
 # h = c\,x + a(x) ,
 # $$ (eq-rms-residual)
 #
-# with $a$, what the block adds. Its attention and MLP read normed inputs, so what they add does not grow with $c$. A large
-# $c$ drowns it, a small one leaves nothing else. {eq}`eq-rms-norm` in numbers, for a token at $c$ times the embeddings' RMS:
+# with $a$, what the block adds. Its attention and MLP read normed inputs, so what they add does not grow with $c$. A
+# large $c$ drowns $a$, a small one leaves nothing but $a$. {eq}`eq-rms-norm` in numbers, for a token at $c$ times the
+# embeddings' RMS:
 
 # %% tags=["hide-input"]
 epsilon = benches[0].pair.target.config.rms_norm_eps
@@ -427,7 +429,7 @@ Markdown(
     + f"\n\nMean [95 % interval] over seeds; {size.steps} steps of {size.batch} problems,"
     f" {len(benches[0].exams[EXAM].problems)} unseen problems asked. Target alone {fmean(target_alone):.1f} %, source alone"
     f" {fmean(source_by_itself):.1f} %, on the {len(benches)} pairs of hosts. The log asks for soft tokens within 10 % of"
-    " the embeddings' RMS: in the second column, 0.9 to 1.1."
+    " the embeddings' RMS: in the column *trained*, 0.9 to 1.1."
 )
 
 
@@ -473,7 +475,7 @@ Markdown(
     + (
         " The interval for the norm leaves out zero, on the side that the claim does not expect: on these seeds the bridges"
         " without a norm end ahead. A scouting run on five other seeds, with batches of twice the size, had no such"
-        " difference, so this is no advice against the norm."
+        " difference, so this is no advice against the norm (that run is not shown)."
         if run.profile == "quick" and found["norm_gain"].high < 0
         else ""
     )
@@ -655,11 +657,11 @@ Markdown(
 )
 
 # %% [markdown]
-# What the log describes exists: a model that does not divide the scale out is thrown off by soft tokens that are a few
-# times too large, and runs on without an end. Llama does divide. By itself it is disturbed by the scale in two ways only.
-# At the small end $\varepsilon$ is no longer small: without it, no factor is too small. At the large end the blocks'
-# contributions go under, as in {eq}`eq-rms-residual`. That costs a bridge which was trained to count on them a part of
-# its accuracy, and further out little more.
+# Something like what the log describes exists: a model that does not divide the scale out is thrown off by soft tokens
+# that are a few times too large, and runs on without an end. Llama does divide. By itself it is disturbed by the scale
+# in two ways only. At the small end $\varepsilon$ is no longer small: without it, no factor is too small. At the large
+# end, by {eq}`eq-rms-residual`, the blocks' contributions should go under; no altered target tests it. Going there
+# costs a bridge which was trained to count on them a part of its accuracy, and further out little more.
 #
 # ### The same, with training
 #
@@ -725,9 +727,10 @@ Markdown(
 )
 
 # %% [markdown]
-# In such a host the scale matters a great deal, and in this many steps training does not make up for it. So the null above
-# is a property of the reader: the norm in the target has already done what the recipe would do. Even there a bridge
-# trained off the scale does not loop. It answers in the right form, and knows little of the question.
+# In such a host the scale matters a great deal, and in this many steps training does not make up for it. So that the
+# arms above fare so much alike is a property of the reader: the norm in the target has already done what the recipe
+# would do. Even there a bridge trained off the scale does not loop. It answers in the right form, and knows little of
+# the question.
 #
 # What trained bridges do with the freedom that is left shows in the residual stream. The share of the soft token itself
 # behind block 1, $\lVert c\,x \rVert / (\lVert c\,x \rVert + \lVert a \rVert)$, against that of the target's own words:
@@ -777,12 +780,14 @@ Markdown(
 # vector, much as in prefix tuning, where each layer is given keys and values of its own choice. A connector can be
 # trained to speak in either way. Without a norm, this one starts far above the scale and moves further up.
 #
-# Two things are not shown. The hosts are small and compute in 32-bit floats; in bfloat16 a sum keeps eight binary digits,
-# and what a block adds to a token hundreds of times larger is rounded away. And all that is said holds for hosts with
-# a norm before each sublayer, as Llama, Mistral and GPT-2 have it; a host without one was imitated, not trained.
-# For a connector to such a host, or one at a tenth of the scale of embeddings as small as the log's, where $\varepsilon$
-# is felt, matching the RMS is a sound precaution that costs nothing. The loops of the log need another cause
-# ([a later chapter](15_padding_and_stopping.ipynb) looks at how generation stops). They outlived the cure there, too.
+# Two things are not shown. The hosts are small and compute in 32-bit floats; in bfloat16 a sum keeps eight binary
+# digits, and what a block adds to a token hundreds of times larger is rounded away. And all that is said holds for
+# hosts with a norm before each sublayer, as Llama and Mistral have it (GPT-2 adds position vectors before its first
+# norm, so there the scale matters); a host without the first of these norms was imitated, not trained. For a connector
+# to such a host, or one at a tenth of the scale of embeddings as small as the log's, where $\varepsilon$ is felt,
+# matching the RMS is a sound precaution. Whether it costs accuracy elsewhere these runs leave open. The loops of the
+# log need another cause ([a later chapter](15_padding_and_stopping.ipynb) looks at how generation stops). They outlived
+# the cure there, too.
 #
 # ## Tweak it
 #
@@ -863,10 +868,10 @@ explorer
 # %% [markdown]
 # ## Try it on yours
 #
-# `bridge_quality` reads the scale of any connector's soft tokens beside the embeddings of the model that they go to, which
-# any causal language model of transformers can be. Here it is given the bridge without a norm. That its first criterion
-# fails is no cause for alarm in itself, as this chapter has shown; look at `config.rms_norm_eps` and at the smallest
-# token first.
+# `bridge_quality` reads the scale of any connector's soft tokens beside the embeddings of the model that they go to,
+# which any causal language model of transformers can be. Here it is given the bridge without a norm. That its first
+# criterion fails is no cause for alarm in itself, as this chapter has shown; compare `config.rms_norm_eps` with the
+# squared RMS of your smallest token first.
 
 # %%
 model, words = home(0).pair.target, home(0).pair.target_words  # yours

@@ -2,9 +2,9 @@
 # # Gate schedules
 #
 # A gate that starts shut keeps a new connector from disturbing a trained model, and it also keeps the connector from
-# saying anything. The log found its gates too slow, tripled their learning rate, took their weight decay away and added
-# dropout, all at once. This chapter measures how fast such a gate can open, how fast it does, and which of the changes
-# makes a bridge learn sooner.
+# saying anything. The log held its gates to open too slowly or too abruptly, tripled their learning rate, took their
+# weight decay away and added dropout, all at once. This chapter measures how fast such a gate can open, how fast it
+# does, and which of the changes makes a bridge learn sooner.
 
 # %% tags=["parameters"]
 profile = "quick"  # quick | full
@@ -140,8 +140,8 @@ Markdown(
 )
 
 # %% [markdown]
-# Matrices decay, vectors do not, gates stand apart, and the three counts come out even. It is a reconstruction all the
-# same: another layout with the same counts cannot be excluded.
+# Matrices decay, vectors do not, gates stand apart, and the three counts agree. It is a reconstruction all the same:
+# another layout with the same counts cannot be excluded.
 #
 # ## Claim
 
@@ -282,7 +282,7 @@ Markdown(
 # target knows by itself are not told apart by such a number.
 #
 # The other half of the group's setting, no weight decay, can be settled here too. AdamW's decay takes from a gate the
-# share $\eta_t \lambda$ in each step:
+# share $\eta_t \lambda$ in each step, with $\lambda$ the weight decay:
 
 # %% tags=["hide-input"]
 decayed = 1 - math.prod(
@@ -304,9 +304,9 @@ Markdown(
 # and in a group of their own, and a third the second part, with dropout. The library's dropout is in the feed-forward
 # as well, as the log says of its own. The other three arms ask what it is about the gates that matters: ten times the
 # rate; gates that start open ($g = 1$) in the same group; and gates that no gradient moves, opened by a schedule in a
-# straight line from 0 to 1. In the quick profile batches are half as large as in the chapters around, which pays for
-# the number of arms, and the last three arms are trained once: a picture of their gates, no measurement of their
-# accuracy.
+# straight line from 0 to 1. In the quick profile batches are half of the book's own recipe's, as in the two chapters
+# before, which pays for the number of arms, and the last three arms are trained once: a picture of their gates, no
+# measurement of their accuracy.
 
 # %%
 RAMP = 40
@@ -590,8 +590,9 @@ Markdown(
 # {numref}`fig-gates-opening` shows what the rate changes. A zero gate stays far below its speed limit, which under
 # AdamW means that its gradient does not keep to one side; three times the rate opens it further all the same. If it is
 # the opening that helps, then a gate that is open for another reason should do as well. Two of the arms have such
-# gates, one open from the start, one opened without any gradient. Both learn to speak, so the shut start is not needed
-# for that. Whether they do better than a higher rate is for more seeds than the quick profile gives them.
+# gates, one open from the start, one opened without any gradient. Both learn to speak in the one seed they have, so the
+# shut start is not needed for that. Whether they do better than a higher rate is for more seeds than the quick profile
+# gives them.
 #
 # ### What the zero protects
 #
@@ -622,8 +623,9 @@ Markdown(
 
 # %% [markdown]
 # The tokens of shut gates do not differ between questions at all, and they are not without effect either. So the zero
-# start pays Flamingo's price, a first step without a gradient and small ones after it, for a protection that it does
-# not give here. A rate of its own is one way to pay less; gates that are never shut have nothing to pay.
+# start pays Flamingo's price, a first step without a gradient and small ones after it, for a protection that is not
+# complete here. A rate of its own is one way to pay less; gates that are never shut do not pay it; whether that helps,
+# one seed cannot say.
 #
 # ## Tweak it
 #

@@ -449,7 +449,7 @@ quiet = padding_shift(
 Markdown(
     f"Ids and masks of both sides are {'equal' if equal else 'different'}: {quiet.padded} of {quiet.rows} prompts of a batch"
     " have padding, the target is handed the same tensors, and its logits cannot differ. A log that hides the question"
-    " from its target cannot have been harmed by the side of its padding."
+    " from its target cannot have been harmed by the side of its target's padding."
 )
 
 # %% [markdown]
@@ -610,7 +610,8 @@ Markdown(
 )
 
 # %% [markdown]
-# The same generations go on in this way; the answer is in most of them, and a reader who looks at the end sees nonsense:
+# The same generations go on in this way; the right answer is in many of them, and a reader who looks at the end sees
+# nonsense:
 
 # %% tags=["hide-input"]
 LIMIT = 60
@@ -635,7 +636,7 @@ Markdown(
     )
 )
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "The same bridges and weights under four ways of generating, marked in three ways. Small dots are seeds, bars 95 % intervals.", "name": "fig-stopping-ways"}, "image": {"alt": "Four rows of points. As it comes and with the penalty, accuracy at the first marker is far to the right, at the last number far to the left, and strict accuracy lies on zero. With a forced length strict accuracy comes a good part of the way towards the first marker. With the end placed behind the answer all three marks coincide."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "The same bridges and weights under four ways of generating, marked in three ways. Small dots are seeds, bars 95 % intervals.", "name": "fig-stopping-ways"}, "image": {"alt": "Four rows of points. As it comes and with the penalty, accuracy at the first marker is above one half, at the last number below one quarter, and strict accuracy lies on zero. With a forced length strict accuracy comes a good part of the way towards the first marker. With the end placed behind the answer all three marks coincide."}}
 figure, axes = plt.subplots(figsize=(7.2, 3.3))
 LOOKS = (("blue", "o", -0.2), ("grey", "s", 0.0), ("orange", "D", 0.2))
 for (name, mark), (colour, shape, dy) in zip(MARKS.items(), LOOKS, strict=True):
@@ -713,6 +714,9 @@ run.note(
 print(run.verdict_lines())
 
 # %% [markdown]
+# What is confirmed of C2 is the loss of accuracy, not its reason. And with the question visible it is the target's loss,
+# since the bridge has nothing to tell.
+#
 # ## What holds instead
 #
 # ### Two things taken from the wrong column
@@ -785,10 +789,11 @@ Markdown(
 )
 
 # %% [markdown]
-# The first row is `generate` itself, faults and all; the last is right padding with the mask alone to keep it out. So a
-# pipeline that pads on the right can be mended where it reads and where it counts, and padding on the left is the
-# simplest way to have both right. Training is another matter. Teacher forcing reads every column of text at its own place,
-# padding behind the answer comes after all of them, and the causal mask hides it whether or not a mask is given:
+# The first row is `generate` itself, faults and all; the last is right padding with the mask alone to keep it out.
+# Mending the count alone does not help: the first token has to be right as well. So a pipeline that pads on the right
+# can be mended where it reads and where it counts, and padding on the left is the simplest way to have both right.
+# Training is another matter. Teacher forcing reads every column of text at its own place, padding behind the answer
+# comes after all of them, and the causal mask hides it whether or not a mask is given:
 
 # %% tags=["hide-input"]
 WHOLE = [
@@ -820,8 +825,8 @@ Markdown(
 # %% [markdown]
 # ### The host decides whether it stops
 #
-# The log is right that such answers are right before they run on. The penalty does not stop them: it never touches the end
-# token. What stronger penalties do, and how rare an end the runs could have seen:
+# As the log says of its own, many of these answers are right before they run on. The penalty does not stop them: it
+# never touches the end token. What stronger penalties do, and how rare an end the runs could have seen:
 
 # %% tags=["hide-input"]
 PENALTIES = (1.0, 1.2, 2.0, 5.0)
@@ -864,7 +869,7 @@ Markdown(
 # %% tags=["hide-input"]
 steps = torch.tensor([len(p.steps) for p in problems])
 Markdown(
-    "| question | share (%) | bridged, first marker | strict at the forced length | strict, end behind the answer |\n"
+    "| question | share (%) | first marker, forced length | strict at the forced length | strict, end behind the answer |\n"
     "|---|--:|---|---|---|\n"
     + "\n".join(
         f"| {name} | {100 * chosen.float().mean():.0f} |"
@@ -944,15 +949,16 @@ Markdown(
 )
 
 # %% [markdown]
-# The healthy host stops by itself behind a bridge that was never shown an end. The endless host does not stop behind one
-# that was: soft tokens before the text do not reach a logit that the host has learnt to keep down. So whether an answer
-# ends is decided in the host. A few numbers there suffice, but they have to be fitted where they are used: behind the
-# bridge the host's states are not those of its own reading, and a row fitted to its reading ends answers too early.
+# The healthy host stops by itself behind a bridge that was never shown an end. The endless host does not stop behind
+# one that was: soft tokens before the text do not reach a logit that the host has learnt to keep down. So here whether
+# an answer ends is decided in the host. A few numbers there do most of it, but they have to be fitted where they are
+# used: behind the bridge the host's states are not those of its own reading, and a row fitted to its reading ends
+# answers too early.
 #
-# The log's target was an ordinary pretrained model that answers well alone. On this evidence, from small models, a masked
-# end token in the training answers of its bridge would not have kept it from stopping. Its loops call for another cause;
-# [the chapter on collapse](12_peak_and_collapse.ipynb) looks for some. Nor do the texts here look like the log's at first:
-# they run on with further sums, and loops in the strict sense come later and in part of them.
+# The log's target was an ordinary pretrained model that answers well alone. On this evidence, from small models, a
+# masked end token in the training answers of its bridge would not have kept it from stopping. Its loops call for
+# another cause; [the chapter on collapse](12_peak_and_collapse.ipynb) finds one candidate. Nor do the texts here look
+# like the log's at first: they run on with further sums, and loops in the strict sense come later and in part of them.
 #
 # What can be said of the log's 42 % is what the three marks say here: the number depends on where the answer is read, and
 # a log has to say which.
