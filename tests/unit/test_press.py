@@ -66,6 +66,8 @@ def test_recorded_figures_name_their_source() -> None:
     assert "t5-encoder-fix.md" in table["source"]
     assert all(len(row) == len(table["columns"]) for row in table["rows"])
     with pytest.raises(
-        PressError, match="there are alignment_log, encoder_training, resampler_designs, staged_bleu, t5_architectures"
+        PressError,
+        match="there are alignment_log, degenerate_outputs, encoder_training, gate_groups, resampler_designs,"
+        " rms_matching, staged_bleu, t5_architectures, translation_sweep",
     ):
         recorded("t6")
