@@ -22,16 +22,9 @@ from bridges.connectors.translator import GatedTranslator, TranslatorSettings
 from bridges.hosts.causal import answer_loss
 from bridges.instruments.generation import degeneration
 from bridges.instruments.uncertainty import Estimate, mean_interval, wilson
-from bridges.training.answering import (
-    HOST_SEEDS,
-    LONGEST,
-    BridgeRecipe,
-    Trained,
-    bench,
-    bridge_logits,
-    examine,
-    train_arms,
-)
+from bridges.training.answering import BridgeRecipe, Trained
+from bridges.training.benches import HOST_SEEDS, bench, train_arms
+from bridges.training.exams import LONGEST, bridge_logits, examine
 from bridges.training.fit import FitSettings, Group
 from IPython.display import Markdown
 from matplotlib.figure import Figure

@@ -26,18 +26,14 @@ from bridges.hosts.causal import answer_loss
 from bridges.instruments.generation import Degeneration, degeneration
 from bridges.instruments.soft_prompt import bridge_quality
 from bridges.instruments.uncertainty import Estimate, mean_interval, wilson
-from bridges.training.answering import (
-    HOST_SEEDS,
+from bridges.training.answering import BridgeRecipe, untrained
+from bridges.training.benches import HOST_SEEDS, Bench, bench, train_arms
+from bridges.training.exams import (
     LONGEST,
     Answers,
-    Bench,
-    BridgeRecipe,
     answer,
-    bench,
     bridge_logits,
     source_alone,
-    train_arms,
-    untrained,
 )
 from bridges.training.fit import GATE_GROUP, FitSettings
 from IPython.display import Code, Markdown

@@ -22,6 +22,7 @@ import matplotlib.pyplot as plt
 import torch
 from bridges.connectors.translator import (
     LOG,
+    Bridge,
     GatedTranslator,
     TranslatorLayer,
     TranslatorSettings,
@@ -31,16 +32,13 @@ from bridges.instruments.gradients import GradientFlow, gradient_flow
 from bridges.instruments.soft_prompt import gates
 from bridges.instruments.uncertainty import Estimate, mean_interval
 from bridges.training.answering import (
-    HOST_SEEDS,
-    Bridge,
     BridgeRecipe,
     Trained,
-    answer,
-    bench,
-    bridge_logits,
     train_bridges,
     untrained,
 )
+from bridges.training.benches import HOST_SEEDS, bench
+from bridges.training.exams import answer, bridge_logits
 from bridges.training.fit import GATE_GROUP, FitSettings, Group
 from IPython.display import Markdown
 from matplotlib.figure import Figure

@@ -25,18 +25,15 @@ from bridges.instruments.padding import padding_shift
 from bridges.instruments.uncertainty import Estimate, mean_interval, wilson
 from bridges.tasks.gsm8k import last_number
 from bridges.tasks.word_problems import MARKER, encode, prompt
-from bridges.training.answering import (
-    HOST_SEEDS,
+from bridges.training.answering import BridgeRecipe
+from bridges.training.benches import HOST_SEEDS, Bench, bench, train_arms
+from bridges.training.exams import (
     LONGEST,
     Answers,
-    Bench,
-    BridgeRecipe,
     Exam,
     answer,
-    bench,
     read,
     source_alone,
-    train_arms,
 )
 from bridges.training.fit import GATE_GROUP, FitSettings
 from bridges.training.pretrain import small_solver

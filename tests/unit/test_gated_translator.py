@@ -11,9 +11,11 @@ from bridges.connectors.translator import LOG, GatedTranslator, TranslatorSettin
 from bridges.hosts import causal
 from bridges.hosts.causal import answer_loss, generate, hidden_states, positions, read_logits, until_end
 from bridges.tasks import word_problems
-from bridges.training import answering, pretrain
-from bridges.training.answering import Anchor, Bench, BridgeRecipe, Exam, Pair, bridge_logits, examine, train_arms
+from bridges.training import answering, exams, pretrain
+from bridges.training.answering import Anchor, BridgeRecipe
+from bridges.training.benches import Bench, train_arms
 from bridges.training.ensemble import fit_ensemble
+from bridges.training.exams import Exam, Pair, bridge_logits, examine
 from bridges.training.fit import GATE_GROUP, FitSettings, Group, fit
 from bridges.training.losses import kl_aligned, kl_as_written
 from bridges.training.pretrain import SOLVERS, small_solver
@@ -259,7 +261,7 @@ def test_looks_are_what_the_bridge_says_then_and_training_goes_on_untouched() ->
         assert trained.losses == unlooked[key].losses
         assert list(trained.looks) == [2, 4]
         own = bench.exams["report"]
-        said = answering.answer(PAIR.target, TW, trained.bridge(own.states, own.mask), own, visible=False)
+        said = exams.answer(PAIR.target, TW, trained.bridge(own.states, own.mask), own, visible=False)
         assert said.ids == trained.looks[4]["report"].ids
 
 
@@ -268,7 +270,7 @@ def test_dropout_is_on_in_training_and_off_at_looks() -> None:
     bench = Bench(PAIR, EXAM, {"report": EXAM})
     (trained,) = train_arms({"a": dropped}, (3,), [bench], looks=(4,)).values()
     assert trained.losses != alone(RECIPE, 3)
-    said = answering.answer(PAIR.target, TW, trained.bridge(EXAM.states, EXAM.mask), EXAM, visible=False)
+    said = exams.answer(PAIR.target, TW, trained.bridge(EXAM.states, EXAM.mask), EXAM, visible=False)
     assert said.ids == trained.looks[4]["report"].ids
 
 
@@ -332,9 +334,9 @@ def test_four_lines_shuffle_the_source_and_nothing_else() -> None:
     turned = replace(EXAM, states=EXAM.states.roll(1, 1), mask=EXAM.mask.roll(1, 0))
     assert (
         lines["shuffled source"].ids
-        == answering.answer(PAIR.target, TW, bridge(turned.states, turned.mask), EXAM, False).ids
+        == exams.answer(PAIR.target, TW, bridge(turned.states, turned.mask), EXAM, False).ids
     )
-    assert lines["bridged"].ids == answering.answer(PAIR.target, TW, bridge(EXAM.states, EXAM.mask), EXAM, False).ids
+    assert lines["bridged"].ids == exams.answer(PAIR.target, TW, bridge(EXAM.states, EXAM.mask), EXAM, False).ids
 
 
 def test_a_source_that_reads_solutions_has_other_states() -> None:

@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from bridges.connectors.scale import ScaleMatch
+
 
 @dataclass(frozen=True)
 class TranslatorSettings:
@@ -132,3 +134,23 @@ class GatedTranslator(nn.Module):
             open_share = gate.tanh() if opened is None else torch.full_like(gate, opened)
             x = layer(x, states, there, open_share)
         return self.out(x)
+
+
+class Bridge(nn.Module):
+    """A translator that reads one layer of the source, and the scale of its soft tokens."""
+
+    layer: Tensor
+
+    def __init__(self, translator: GatedTranslator, scale: ScaleMatch, layer: int):
+        super().__init__()
+        self.translator, self.scale = translator, scale
+        self.register_buffer("layer", torch.tensor(layer))
+
+    def forward(
+        self,
+        states: Float[Tensor, "layers batch length width"],
+        mask: Int[Tensor, "batch length"],
+        opened: float | None = None,
+    ) -> Float[Tensor, "batch tokens target"]:
+        own = states.index_select(0, self.layer.view(1)).squeeze(0)  # under vmap each model reads a layer of its own
+        return self.scale(self.translator(own, mask, opened))

@@ -174,6 +174,14 @@ def fit_ensemble(
     return Ensemble(template, parameters, buffers, losses)
 
 
+def alike(kinds: Sequence[object]) -> list[list[int]]:
+    """The places of equal kinds together, such as of runs whose models have one architecture."""
+    places: dict[object, list[int]] = {}
+    for place, kind in enumerate(kinds):
+        places.setdefault(kind, []).append(place)
+    return list(places.values())
+
+
 def _folded(
     template: nn.Module, parameters: State, buffers: State, losses: Callable[[Callable[..., Any]], Tensor]
 ) -> tuple[State, Float[Tensor, " models"]]:

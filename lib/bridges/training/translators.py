@@ -15,7 +15,7 @@ from bridges.connectors.resampler import ResamplerSettings, VectorResampler
 from bridges.connectors.scale import Standardise
 from bridges.hosts.sentence import SentenceEncoder
 from bridges.hosts.seq2seq import Route, VectorToText, still
-from bridges.training.ensemble import Ensemble, fit_ensemble
+from bridges.training.ensemble import Ensemble, alike, fit_ensemble
 from bridges.training.fit import FitSettings
 
 
@@ -137,11 +137,8 @@ def train_translators(
         look: anything to be measured of a translator while it is trained.
         describe: what the progress bar says.
     """
-    alike: dict[object, list[int]] = {}
-    for index, (recipe, _) in enumerate(runs):
-        alike.setdefault(recipe.architecture, []).append(index)
     found: dict[int, Trained] = {}
-    for members in alike.values():
+    for members in alike([recipe.architecture for recipe, _ in runs]):
         chosen = [runs[i] for i in members]
         inputs = sentences.inputs(chosen[0][0])
         seen: list[dict[int, Any]] = [{} for _ in chosen]
