@@ -47,7 +47,7 @@ from matplotlib.figure import Figure
 from press import HOSTS
 from press.data import recorded
 from press.explorer import Explorer
-from press.figures import COLOURS, use_style
+from press.figures import COLOURS, draw_intervals, use_style
 from press.provenance import begin, refusing
 from press.source import show_source
 from torch.nn.functional import normalize
@@ -454,10 +454,11 @@ for axes, (label, view), lines in zip(grid.flat, VIEWS.items(), LINES, strict=Tr
         axes.plot(
             each, [y - 0.25] * run.seeds, ".", color=COLOURS["grey"], alpha=0.6
         )
-        axes.errorbar(
-            mean.mean,
-            y,
-            xerr=[[mean.mean - mean.low], [mean.high - mean.mean]],
+        draw_intervals(
+            axes,
+            [y],
+            [mean],
+            flat=True,
             fmt="o",
             markersize=5,
             color=COLOURS["orange" if y else "blue"],

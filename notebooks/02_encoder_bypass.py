@@ -36,7 +36,7 @@ from press import HOSTS, ledger
 from press.claims import load_claims
 from press.data import recorded
 from press.explorer import Explorer
-from press.figures import COLOURS, use_style
+from press.figures import COLOURS, draw_intervals, use_style
 from press.provenance import begin, refusing
 from press.source import show_source
 from torch import nn
@@ -439,10 +439,11 @@ for y, (family, mean) in enumerate(cost.items()):
         for seed in range(run.seeds)
     ]
     axes.plot(each, [y + 0.18] * run.seeds, ".", color=COLOURS["grey"], alpha=0.7)
-    axes.errorbar(
-        mean.mean,
-        y,
-        xerr=[[mean.mean - mean.low], [mean.high - mean.mean]],
+    draw_intervals(
+        axes,
+        [y],
+        [mean],
+        flat=True,
         fmt="o",
         color=COLOURS["green"],
         capsize=4,

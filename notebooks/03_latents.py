@@ -47,7 +47,7 @@ from press import HOSTS, ledger
 from press.claims import load_claims
 from press.data import recorded
 from press.explorer import Explorer
-from press.figures import COLOURS, use_style
+from press.figures import COLOURS, draw_intervals, use_style
 from press.provenance import begin
 from press.source import show_source
 from torch import nn
@@ -464,10 +464,11 @@ for y, name in enumerate(recipes):
         values, [y - 0.2] * len(values), ".", color=COLOURS["grey"], alpha=0.7
     )
     mean = over_seeds(name, "bleu")
-    axes.errorbar(
-        mean.mean,
-        y,
-        xerr=[[mean.mean - mean.low], [mean.high - mean.mean]],
+    draw_intervals(
+        axes,
+        [y],
+        [mean],
+        flat=True,
         fmt="o",
         color=COLOURS["purple" if name in PLAIN else "orange"],
         capsize=4,

@@ -46,7 +46,7 @@ from press import HOSTS, ledger
 from press.claims import load_claims
 from press.data import recorded, reference
 from press.explorer import Explorer
-from press.figures import COLOURS, use_style
+from press.figures import COLOURS, draw_intervals, use_style
 from press.provenance import begin, refusing
 from press.source import show_source
 from transformers.utils.logging import disable_progress_bar
@@ -342,10 +342,11 @@ for axes, (label, view) in zip(panels, VIEWS.items(), strict=True):
             values, [y - 0.22] * len(values), ".", color=COLOURS["grey"], alpha=0.7
         )
         mean = over_seeds(name, view)
-        axes.errorbar(
-            mean.mean,
-            y,
-            xerr=[[mean.mean - mean.low], [mean.high - mean.mean]],
+        draw_intervals(
+            axes,
+            [y],
+            [mean],
+            flat=True,
             fmt="o",
             color=COLOURS["orange" if name in ARMS else "purple"],
             capsize=4,

@@ -451,10 +451,11 @@ for axes, (kind, name) in zip(panels, KINDS.items(), strict=True):
             continue
         axes.plot(values, [y - 0.13] * len(values), ".", color=COLOURS["grey"])
         over = mean_interval(values)
-        axes.errorbar(
-            over.mean,
-            y,
-            xerr=[[over.mean - over.low], [over.high - over.mean]],
+        draw_intervals(
+            axes,
+            [y],
+            [over],
+            flat=True,
             fmt="s" if arm.unfrozen else "o",
             color=colour,
             capsize=3,
@@ -786,10 +787,11 @@ CHANGES |= {
 }
 figure, axes = plt.subplots(figsize=(7.2, 3.8))
 for y, (change, colour) in enumerate(CHANGES.values()):
-    axes.errorbar(
-        change.mean,
-        y,
-        xerr=[[change.mean - change.low], [change.high - change.mean]],
+    draw_intervals(
+        axes,
+        [y],
+        [change],
+        flat=True,
         fmt="o",
         color=COLOURS[colour],
         capsize=3,

@@ -63,7 +63,7 @@ from press import HOSTS, ledger
 from press.claims import load_claims
 from press.data import recorded
 from press.explorer import Explorer
-from press.figures import COLOURS, use_style
+from press.figures import COLOURS, draw_intervals, use_style
 from press.provenance import begin, refusing
 from press.source import show_source
 from transformers.models.bart.modeling_bart import BartAttention
@@ -661,10 +661,11 @@ for axes, (label, view) in zip(panels, READINGS.items(), strict=True):
             alpha=0.7,
         )
         mean = over_few(name, arm, view)
-        axes.errorbar(
-            mean.mean,
-            y,
-            xerr=[[mean.mean - mean.low], [mean.high - mean.mean]],
+        draw_intervals(
+            axes,
+            [y],
+            [mean],
+            flat=True,
             fmt="o",
             color=COLOURS[COLOUR[name]],
             capsize=4,

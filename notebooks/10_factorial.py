@@ -258,10 +258,11 @@ for axes, table, unit in (
 ):
     for y, name in enumerate(names):
         e = table[name]
-        axes.errorbar(
-            e.mean,
-            y,
-            xerr=[[e.mean - e.low], [e.high - e.mean]],
+        draw_intervals(
+            axes,
+            [y],
+            [e],
+            flat=True,
             fmt="o",
             color=COLOURS["blue" if e.low * e.high <= 0 else "orange"],
             capsize=3,

@@ -380,10 +380,11 @@ for y, name in enumerate(ARMS):
         ("shuffled", {"color": COLOURS["grey"], "markerfacecolor": "none"}),
     ):
         mean = over_seeds(name, column)
-        axes.errorbar(
-            mean.mean,
-            y,
-            xerr=[[mean.mean - mean.low], [mean.high - mean.mean]],
+        draw_intervals(
+            axes,
+            [y],
+            [mean],
+            flat=True,
             fmt="o",
             capsize=4,
             **look,

@@ -46,7 +46,7 @@ from press import HOSTS, ledger
 from press.claims import load_claims
 from press.data import recorded
 from press.explorer import Explorer
-from press.figures import COLOURS, use_style
+from press.figures import COLOURS, draw_intervals, use_style
 from press.provenance import begin
 from press.source import show_source
 from transformers.utils.logging import disable_progress_bar
@@ -477,10 +477,11 @@ for shift, (label, (view, colour)) in zip(
             color=COLOURS[colour],
             alpha=0.5,
         )
-        right.errorbar(
-            e.mean,
-            y + shift,
-            xerr=[[e.mean - e.low], [e.high - e.mean]],
+        draw_intervals(
+            right,
+            [y + shift],
+            [e],
+            flat=True,
             fmt="o",
             color=COLOURS[colour],
             capsize=3,

@@ -43,7 +43,7 @@ from press import HOSTS, ledger
 from press.claims import load_claims
 from press.data import recorded
 from press.explorer import Explorer
-from press.figures import COLOURS, use_style
+from press.figures import COLOURS, draw_intervals, use_style
 from press.provenance import begin
 from press.source import show_source
 from torch.nn.functional import cross_entropy
@@ -643,10 +643,11 @@ for (name, mark), (colour, shape, dy) in zip(MARKS.items(), LOOKS, strict=True):
             values, [y + dy] * len(values), ".", color=COLOURS[colour], alpha=0.5
         )
         mean = over(values)
-        axes.errorbar(
-            mean.mean,
-            y + dy,
-            xerr=[[mean.mean - mean.low], [mean.high - mean.mean]],
+        draw_intervals(
+            axes,
+            [y + dy],
+            [mean],
+            flat=True,
             fmt=shape,
             color=COLOURS[colour],
             capsize=3,

@@ -45,9 +45,16 @@ def use_style() -> None:
     }
 
 
-def draw_intervals(axes: Axes, x: Sequence[float], estimates: Sequence[Interval], **look: Any) -> None:
-    """Means at `x` with bars to the ends of their intervals; `look` goes on to `Axes.errorbar`."""
+def draw_intervals(
+    axes: Axes, at: Sequence[float], estimates: Sequence[Interval], *, flat: bool = False, **look: Any
+) -> None:
+    """Means at the x of `at`, or with `flat` at the y, with bars to the ends of their intervals.
+
+    `look` goes on to `Axes.errorbar`.
+    """
     means = [e.mean for e in estimates]
-    below = [e.mean - e.low for e in estimates]
-    above = [e.high - e.mean for e in estimates]
-    axes.errorbar(x, means, yerr=[below, above], **look)
+    ends = [[e.mean - e.low for e in estimates], [e.high - e.mean for e in estimates]]
+    if flat:
+        axes.errorbar(means, at, xerr=ends, **look)
+    else:
+        axes.errorbar(at, means, yerr=ends, **look)

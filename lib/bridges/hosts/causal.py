@@ -1,9 +1,12 @@
 """Causal language models (Llama, Mistral, any that transformers knows) that are read from, or spoken to."""
 
+from collections.abc import Sequence
+from copy import deepcopy
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
+from peft import LoraConfig, TaskType
 from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn.functional import cross_entropy
@@ -81,6 +84,31 @@ def load(
         words.pad_token = words.eos_token
     words.padding_side = "left"
     return model.eval().requires_grad_(False).to(device), words
+
+
+def adapted(
+    host: PreTrainedModel, rank: int = 4, layers: Sequence[int] = (0,), dropout: float = 0.1
+) -> PreTrainedModel:
+    """A copy of the host with LoRA (Hu et al. 2021) on the query and value maps of `layers`, which alone is trained.
+
+    Its scale, alpha, is twice the rank, as in the translation log, section 3.1. It draws from torch's global generator
+    and changes nothing before it is trained.
+
+    Raises:
+        ValueError: for a host without maps named `q_proj` and `v_proj` in these layers.
+    """
+    own = deepcopy(host)
+    own.add_adapter(
+        LoraConfig(
+            task_type=TaskType.CAUSAL_LM,
+            r=rank,
+            lora_alpha=2 * rank,
+            lora_dropout=dropout,
+            target_modules=["q_proj", "v_proj"],
+            layers_to_transform=list(layers),
+        )
+    )
+    return own
 
 
 @torch.no_grad()

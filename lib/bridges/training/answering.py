@@ -9,10 +9,11 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 from torch.nn.functional import pad
+from transformers import PreTrainedModel
 
 from bridges.connectors.scale import ScaleMatch, embedding_rms
 from bridges.connectors.translator import Bridge, GatedTranslator, TranslatorSettings
-from bridges.hosts.causal import answer_loss, read_logits
+from bridges.hosts.causal import adapted, answer_loss, read_logits
 from bridges.training.ensemble import Ensemble, alike, fit_ensemble
 from bridges.training.exams import Answers, Exam, Pair, answers_of, bridge_logits
 from bridges.training.fit import FitSettings
@@ -39,7 +40,8 @@ class BridgeRecipe:
 
     `scale` is the soft tokens' RMS over that of the target's embeddings, after LayerNorm; None leaves them as they
     come. `layer` is the source's: 0 its embeddings, 1 what the first block puts out. With `visible` the target reads
-    the question behind the soft tokens. `shift` asks each position for a token so much later than the next, as happens
+    the question behind the soft tokens. `lora` is the rank of the adapter that each run trains in a target of its own
+    (`hosts.causal.adapted`), 0 for none. `shift` asks each position for a token so much later than the next, as happens
     where a training loop shifts the labels and the host shifts them again. `ramp` opens the gates over so many steps by
     a schedule in their place. `staged` lets the answers grow from their first tokens to their whole length over so many
     steps.
@@ -50,6 +52,7 @@ class BridgeRecipe:
     scale: float | None = 1.0
     layer: int = 1
     visible: bool = False
+    lora: int = 0
     anchor: Anchor | None = None
     shift: int = 0
     ramp: int = 0
@@ -77,9 +80,34 @@ class _Weighted(Bridge):
         return super().forward(states, mask, opened), self.weight
 
 
+class _Adapted(_Weighted):
+    """The same with a target of its own, which puts its logits in the place of the soft tokens where rows are given."""
+
+    def __init__(self, bridge: Bridge, weight: float, target: PreTrainedModel):
+        super().__init__(bridge, weight)
+        self.target = target
+
+    def forward(  # type: ignore[override]
+        self,
+        states: Tensor,
+        mask: Tensor,
+        opened: float | None = None,
+        rows: Tensor | None = None,
+        exam: Exam | None = None,
+        visible: bool = False,
+    ) -> tuple[Tensor, Tensor]:
+        soft, weight = super().forward(states, mask, opened)
+        if rows is None or exam is None:
+            return soft, weight
+        return bridge_logits(self.target, soft, exam, rows, visible), weight
+
+
 @dataclass(frozen=True)
 class Trained:
-    """A trained bridge, the loss of every step in nats per token, and at each look its answers to each exam."""
+    """A trained bridge, the loss of every step in nats per token, and at each look its answers to each exam.
+
+    `target` is the bridge's own where it was adapted, and else the pair's, which is not kept here.
+    """
 
     recipe: BridgeRecipe
     seed: int
@@ -87,6 +115,7 @@ class Trained:
     losses: list[float]
     looks: dict[int, dict[str, Answers]] = field(default_factory=dict)
     watched: dict[int, Any] = field(default_factory=dict)
+    target: PreTrainedModel | None = None
 
     def accuracies(self, exam: str) -> dict[int, float]:
         """By the number of steps done, in points."""
@@ -165,7 +194,9 @@ class _Group:
         models = []
         for recipe, seed in self.runs:
             weight = recipe.anchor.weight if recipe.anchor else 0.0
-            models.append(_Weighted(untrained(recipe, seed, self.pair), weight).to(self.pair.target.device).train())
+            bridge = untrained(recipe, seed, self.pair)
+            own = _Adapted(bridge, weight, adapted(self.pair.target, recipe.lora)) if recipe.lora else None
+            models.append((own or _Weighted(bridge, weight)).to(self.pair.target.device).train())
         ensemble = fit_ensemble(
             models,
             self._loss,
@@ -176,20 +207,25 @@ class _Group:
             look=self._look,
             describe=f"{describe}, {len(models)} at once",
         )
-        return [
-            Trained(recipe, seed, _bridge(ensemble, i), ensemble.losses[:, i].tolist(), self.seen[i], self.watched[i])
-            for i, (recipe, seed) in enumerate(self.runs)
-        ]
+        found = []
+        for i, (recipe, seed) in enumerate(self.runs):
+            bridge, losses = _bridge(ensemble, i), ensemble.losses[:, i].tolist()
+            found.append(Trained(recipe, seed, bridge, losses, self.seen[i], self.watched[i], _target(ensemble, i)))
+        return found
 
     def _loss(self, models: Callable[..., Any], rows: Int[Tensor, "models batch"], step: int) -> Tensor:
         own, exam = self.shared, self.exam
         opened = min(1.0, step / own.ramp) if own.ramp else None
-        soft, weights = models(exam.states[:, rows].transpose(0, 1), exam.mask[rows], opened)
-        # The host reads the batches of all models as one.
-        logits = bridge_logits(self.pair.target, soft.flatten(0, 1), exam, rows.flatten(), own.visible)
+        read = exam.states[:, rows].transpose(0, 1), exam.mask[rows], opened
+        if own.lora:
+            logits, weights = models(*read, rows, exam, own.visible)
+        else:  # the host reads the batches of all models as one
+            soft, weights = models(*read)
+            flat = bridge_logits(self.pair.target, soft.flatten(0, 1), exam, rows.flatten(), own.visible)
+            logits = flat.unflatten(0, rows.shape)
         anchored = own.anchor and step >= own.anchor.start
         losses = []
-        for told, own_rows, weight in zip(logits.chunk(len(rows)), rows, weights, strict=True):
+        for told, own_rows, weight in zip(logits, rows, weights, strict=True):
             loss = answer_loss(told, self._labels(own_rows, step))
             losses.append(loss + weight * self._penalty(told, own_rows) if anchored else loss)
         return torch.stack(losses)
@@ -236,7 +272,11 @@ class _Group:
         opened = min(1.0, step / self.shared.ramp) if self.shared.ramp else None
         for name, exam in self.exams.items():
             soft = calm.apply(exam.states, exam.mask, opened)[0]  # (M, N, K, d)
-            said = answers_of(self.pair.target, self.pair.target_words, soft, exam, self.shared.visible)
+            if self.shared.lora:
+                targets = [cast(PreTrainedModel, _target(calm, i)) for i in range(len(soft))]
+                said = [self._answers(target, one[None], exam)[0] for target, one in zip(targets, soft, strict=True)]
+            else:
+                said = self._answers(self.pair.target, soft, exam)
             for seen, one in zip(self.seen, said, strict=True):
                 seen.setdefault(step, {})[name] = one
         for i, (recipe, _) in enumerate(self.runs):
@@ -244,7 +284,15 @@ class _Group:
                 self.watched[i][step] = self.watch(recipe, _bridge(calm, i))
         return [-seen[step][self.select].accuracy for seen in self.seen] if self.select else None
 
+    def _answers(self, target: PreTrainedModel, soft: Tensor, exam: Exam) -> list[Answers]:
+        return answers_of(target, self.pair.target_words, soft, exam, self.shared.visible)
+
 
 def _bridge(ensemble: Ensemble, place: int) -> Bridge:
     model = cast(_Weighted, ensemble.model(place))
     return Bridge(model.translator, model.scale, int(model.layer)).eval()
+
+
+def _target(ensemble: Ensemble, place: int) -> PreTrainedModel | None:
+    model = ensemble.model(place)
+    return model.target.eval() if isinstance(model, _Adapted) else None

@@ -36,8 +36,9 @@ class FitSettings:
     """How long and how fast: `steps` batches of `batch` samples, learning rate `lr` reached after `warmup` steps.
 
     `clip` is the largest gradient norm, `math.inf` for none. A parameter belongs to the first of `groups` whose prefix
-    its name has. Every `every` steps the model is validated and kept, where `fit` was told how and where; after
-    `patience` such looks without improvement training stops (0: never).
+    its name has. The schedule ends with the last step, or at `horizon` where training is to stop before that. Every
+    `every` steps the model is validated and kept, where `fit` was told how and where; after `patience` such looks
+    without improvement training stops (0: never).
     """
 
     steps: int
@@ -48,6 +49,7 @@ class FitSettings:
     weight_decay: float = 0.01
     schedule: Literal["cosine", "linear", "constant", "plateau"] = "cosine"
     groups: tuple[Group, ...] = ()
+    horizon: int = 0
     every: int = 0
     patience: int = 0
 
@@ -55,7 +57,7 @@ class FitSettings:
         """The share of `lr` used at `step`: linear warm-up, then constant, or a line or half a cosine to zero."""
         if step < self.warmup:
             return (step + 1) / self.warmup
-        done = (step - self.warmup) / max(1, self.steps - self.warmup)
+        done = (step - self.warmup) / max(1, (self.horizon or self.steps) - self.warmup)
         match self.schedule:
             case "cosine":
                 return 0.5 * (1 + math.cos(math.pi * done))

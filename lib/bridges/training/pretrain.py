@@ -45,7 +45,7 @@ SUMS = "sha256.json"
 SOLVERS = {
     "source": Solver("mistral"),
     "target": Solver("llama"),
-    "weak": Solver("llama", share=0.41),
+    "weak": Solver("llama", share=0.42),
     "varied": Solver("llama", formats=(0.6, 0.2, 0.2)),
     "endless": Solver("llama", ends=False),
 }
