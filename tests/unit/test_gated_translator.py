@@ -1,6 +1,7 @@
 """The third thread's translator, its hosts, and bridges trained side by side as `fit` would train each alone."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from bridges.training.losses import kl_aligned, kl_as_written
 from bridges.training.pretrain import SOLVERS, small_solver
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
 SW, TW = word_problems.tokenizer("source"), word_problems.tokenizer("target")
 torch.manual_seed(0)
@@ -274,6 +276,54 @@ def test_dropout_is_on_in_training_and_off_at_looks() -> None:
     assert said.ids == trained.looks[4]["report"].ids
 
 
+@pytest.fixture
+def steady_adapters(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Adapters without dropout, which draws other masks in an ensemble than alone."""
+    monkeypatch.setattr(answering, "adapted", partial(causal.adapted, dropout=0.0))
+
+
+@pytest.mark.usefixtures("steady_adapters")
+def test_adapted_targets_side_by_side_learn_as_each_alone_and_leave_the_pair_alone() -> None:
+    recipe, before = replace(RECIPE, lora=4, visible=True), PAIR.target.state_dict()
+    before = {name: value.clone() for name, value in before.items()}
+    exam = EXAM.first(5)
+    found = train_arms({"a": recipe}, (3, 4), [Bench(PAIR, EXAM, {"report": exam})], looks=(4,))
+    for (_, seed), trained in found.items():
+        bridge = answering.untrained(recipe, seed, PAIR)
+        target = causal.adapted(PAIR.target, 4, dropout=0.0)
+        both = nn.ModuleDict({"bridge": bridge, "target": target})
+
+        def loss(rows: Tensor, bridge: nn.Module = bridge, target: PreTrainedModel = target) -> Tensor:
+            soft = bridge(EXAM.states[:, rows], EXAM.mask[rows])
+            return answer_loss(bridge_logits(target, soft, EXAM, rows, True), EXAM.labels[rows])
+
+        settings = replace(recipe.fit, groups=(replace(GATE_GROUP, prefix="bridge.translator.gates."),))
+        losses = fit(both, loss, len(PROBLEMS), settings, seed).losses
+        torch.testing.assert_close(trained.losses, losses, rtol=1e-4, atol=1e-5)
+        assert trained.target is not None
+        soft = trained.bridge(exam.states, exam.mask)
+        torch.testing.assert_close(soft, bridge(exam.states, exam.mask), rtol=1e-3, atol=1e-4)
+        assert exams.answer(trained.target, TW, soft, exam, True).ids == trained.looks[4]["report"].ids
+    learnt = [next(p for n, p in t.target.named_parameters() if "lora_B" in n) for t in found.values() if t.target]
+    assert all(x.abs().max() > 0 for x in learnt)
+    assert not torch.equal(*learnt)
+    assert all(torch.equal(value, before[name]) for name, value in PAIR.target.state_dict().items())
+
+
+def test_an_adapter_is_the_logs_and_changes_nothing_before_it_is_trained() -> None:
+    target = causal.adapted(PAIR.target, 4).eval()
+    torch.testing.assert_close(read_logits(target, None, *EXAM.visible), read_logits(PAIR.target, None, *EXAM.visible))
+    trained = {name: p.numel() for name, p in target.named_parameters() if p.requires_grad}
+    width, kept = PAIR.target.config.hidden_size, PAIR.target.config.num_key_value_heads * 16
+    assert len(trained) == 4
+    assert all("layers.0.self_attn" in name and ("q_proj" in name or "v_proj" in name) for name in trained)
+    assert sum(trained.values()) == 4 * (2 * width + width + kept)
+    settings = target.peft_config["default"]
+    assert (settings.r, settings.lora_alpha, settings.lora_dropout) == (4, 8, 0.1)
+    with pytest.raises(ValueError, match="q_proj"):
+        causal.adapted(GPT2LMHeadModel(GPT2Config(n_layer=1, n_embd=8, n_head=2, vocab_size=9)))
+
+
 def test_staged_and_shifted_labels_and_penalties_change_what_is_learnt() -> None:
     bench = Bench(PAIR, EXAM, {})
     first = {
@@ -324,6 +374,7 @@ def test_gates_can_be_spared_weight_decay() -> None:
     assert [settings.decay(name) for name in ("a.x", "b.x", "c.x")] == [0.0, 0.5, 0.5]
     line = FitSettings(11, warmup=1, schedule="linear")
     assert [line.rate(step) for step in (0, 1, 6, 11)] == [1.0, 1.0, 0.5, 0.0]
+    assert [replace(line, steps=6, horizon=11).rate(step) for step in (0, 1, 6)] == [1.0, 1.0, 0.5]
 
 
 def test_four_lines_shuffle_the_source_and_nothing_else() -> None:

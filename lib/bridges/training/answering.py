@@ -85,6 +85,7 @@ class _Adapted(_Weighted):
 
     def __init__(self, bridge: Bridge, weight: float, target: PreTrainedModel):
         super().__init__(bridge, weight)
+        target.set_attn_implementation("eager")  # vmap has no rule for the fused one
         self.target = target
 
     def forward(  # type: ignore[override]
