@@ -1,5 +1,6 @@
 """Each chapter stands twice, as percent script and as notebook. Compare the two by content, and bring them together."""
 
+import fcntl
 import hashlib
 import json
 from pathlib import Path
@@ -47,12 +48,19 @@ def bring_together(folder: Path = NOTEBOOKS) -> None:
             that was, as in a fresh clone, the half edited last leads.
     """
     notes = folder.parent / BUILD.name / "pairs.json"  # what each pair held when its halves last agreed
-    agreed, torn = _notes(notes), []
+    notes.parent.mkdir(parents=True, exist_ok=True)
+    with notes.with_suffix(".lock").open("a") as lock:  # two at once would undo each other's notes
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        _bring_together(folder, notes)
+
+
+def _bring_together(folder: Path, notes: Path) -> None:
+    agreed, torn = _notes(notes), {}
     for name, where in differing(folder):
         script, notebook = folder / f"{name}.py", folder / f"{name}.ipynb"
         halves = _digest(script), _digest(notebook)
         if all(halves) and name in agreed and agreed[name] not in halves:
-            torn.append(f"{script.name} and {notebook.name} ({where})")
+            torn[name] = f"{script.name} and {notebook.name} ({where})"
             continue
         from_script = not notebook.is_file() or (
             script.is_file() and script.stat().st_mtime >= notebook.stat().st_mtime
@@ -69,13 +77,11 @@ def bring_together(folder: Path = NOTEBOOKS) -> None:
         else:
             jupytext.write(cells, target, fmt="py:percent")
         print(f"{target.relative_to(folder.parent)} brought up to {source.name} ({where})")
-        agreed[name] = _digest(target)
-    agreed |= {script.stem: _digest(script) for script in folder.glob("*.py") if script.stem not in agreed}
-    notes.parent.mkdir(parents=True, exist_ok=True)
+    agreed |= {script.stem: _digest(script) for script in folder.glob("*.py") if script.stem not in torn}
     notes.write_text(json.dumps(agreed))
     if torn:
         raise PressError(
-            f"both were edited, {', '.join(torn)}: carry the one edit over, then delete the half you do not want"
+            f"both were edited, {', '.join(torn.values())}: carry the one edit over, then delete the half you do not want"
         )
 
 

@@ -89,7 +89,7 @@ def load(
 def adapted(
     host: PreTrainedModel, rank: int = 4, layers: Sequence[int] = (0,), dropout: float = 0.1
 ) -> PreTrainedModel:
-    """A copy of the host with LoRA (Hu et al. 2021) on the query and value maps of `layers`, which alone is trained.
+    """A copy of the host with LoRA (Hu et al. 2022) on the query and value maps of `layers`, which alone is trained.
 
     Its scale, alpha, is twice the rank, as in the translation log, section 3.1. It draws from torch's global generator
     and changes nothing before it is trained.

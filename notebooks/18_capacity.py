@@ -1,0 +1,796 @@
+# %% [markdown]
+# # Capacity
+#
+# Of the log's four runs the one with the largest translator peaks highest, and the one with the smallest falls least.
+# The log takes size for the cause, and its 143 million parameters for too many. This chapter counts what was built,
+# part by part, then trains translators of four sizes with the same compute and compares the largest with the smallest,
+# seed by seed.
+
+# %% tags=["parameters"]
+profile = "quick"  # quick | full
+seeds = 0  # at least 2; 0 takes the profile's number
+device = "auto"  # auto | cpu | cuda | mps
+out = ""  # where the record goes, a .json file
+
+# %% tags=["hide-input"]
+from collections.abc import Callable, Iterable, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from functools import cache
+from statistics import fmean
+
+import matplotlib.pyplot as plt
+import torch
+from bridges.connectors.translator import (
+    LOG,
+    GatedTranslator,
+    TranslatorLayer,
+    TranslatorSettings,
+)
+from bridges.hosts.causal import answer_loss, read_logits
+from bridges.instruments.uncertainty import Estimate, mean_interval, wilson
+from bridges.training.answering import (
+    BridgeRecipe,
+    Trained,
+    train_bridges,
+    untrained,
+)
+from bridges.training.benches import HOST_SEEDS, Bench, bench
+from bridges.training.exams import bridge_logits
+from bridges.training.fit import GATE_GROUP, FitSettings
+from IPython.display import Markdown
+from matplotlib.figure import Figure
+from press import HOSTS, ledger
+from press.claims import load_claims
+from press.data import recorded
+from press.explorer import Explorer
+from press.figures import COLOURS, draw_intervals, use_style
+from press.provenance import begin
+from press.source import show_source
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    PreTrainedModel,
+)
+from transformers.utils.logging import disable_progress_bar
+
+
+@dataclass(frozen=True)
+class Size:
+    """What a profile means in this chapter."""
+
+    seeds: int
+    others: int  # seeds, at most, of the two sizes in between
+    checked: int  # seeds of the largest and smallest at the other rates
+    host: str  # the size of the pretrained hosts
+    steps: int  # of the largest translator; their compute is everybody's
+    batch: int
+    lr: float
+    rates: tuple[float, ...]  # the other ones
+    asked: int  # problems an exam
+    translators: tuple[TranslatorSettings, ...]  # smallest first
+    looks: int = 8
+
+
+SIZES = {
+    "quick": Size(
+        seeds=5,
+        others=2,
+        checked=0,
+        host="quick",
+        steps=110,
+        batch=16,
+        lr=5e-3,
+        rates=(),
+        asked=100,
+        translators=(
+            TranslatorSettings(bottleneck=24, tokens=3, depth=1, heads=3),
+            TranslatorSettings(bottleneck=48, tokens=6, depth=2, heads=6),
+            TranslatorSettings(bottleneck=64, tokens=9, depth=3, heads=8),
+            TranslatorSettings(bottleneck=64, tokens=12, depth=4, heads=8),
+        ),
+    ),
+    "full": Size(
+        seeds=12,
+        others=6,
+        checked=4,
+        host="full",
+        steps=400,
+        batch=32,
+        lr=3e-3,
+        rates=(1e-3, 9e-3),
+        asked=200,
+        translators=(
+            TranslatorSettings(bottleneck=48, tokens=4, depth=1, heads=3),
+            TranslatorSettings(bottleneck=96, tokens=8, depth=2, heads=6),
+            TranslatorSettings(bottleneck=128, tokens=12, depth=3, heads=8),
+            TranslatorSettings(bottleneck=128, tokens=16, depth=4, heads=8),
+        ),
+    ),
+}
+run = begin(
+    "18_capacity", SIZES, profile=profile, seeds=seeds, device=device, out=out
+)
+size = run.size
+disable_progress_bar()
+torch.set_num_threads(1)
+use_style()
+
+
+def table(head: str, rows: Iterable[Sequence[object]]) -> str:
+    """A table in Markdown; bars part the head's columns, of which the first stands left."""
+    rule = "---|" + "--:|" * head.count("|")
+    return "\n".join(
+        f"| {line} |"
+        for line in (head, rule[:-1], *(" | ".join(map(str, r)) for r in rows))
+    )
+
+
+# %% [markdown]
+# ## Symptom
+#
+# The log's sweep, one run a configuration. A translator's parameters are counted here, from the widths, layers and soft
+# tokens that the log gives (the log itself gives one number, for the first row):
+
+# %% tags=["hide-input"]
+WIDTH = recorded("gate_groups")["translator"]["width of both models"]
+PARTS = {
+    "cross-attention": ".read.",
+    "self-attention": ".mix.",
+    "feed-forward": ".think.",
+    "map to the target": ".out.",
+    "soft tokens": ".queries",
+    "norms and gates": "",
+}
+
+
+@cache
+def count(settings: TranslatorSettings) -> dict[str, int]:
+    """Parameters by where they sit, between models of the log's width; no value is allocated."""
+    with torch.device("meta"):
+        made = GatedTranslator(WIDTH, settings, WIDTH)
+    found = dict.fromkeys(PARTS, 0)
+    for name, parameter in made.named_parameters():
+        part = next(part for part, key in PARTS.items() if key in f".{name}")
+        found[part] += parameter.numel()
+    return found
+
+
+def millions(settings: TranslatorSettings) -> float:
+    """All parameters of a translator."""
+    return sum(count(settings).values()) / 1e6
+
+
+log = recorded("translation_sweep")
+curves = log["after the fixes"]
+swept = {row[0]: row[1:3] for row in recorded("gate_groups")["sweep"]["rows"]}
+shape_of = {
+    name: (s.bottleneck, s.tokens, s.depth, f"{millions(s):.0f}")
+    for name, s in LOG.items()
+}
+Markdown(
+    table(
+        "configuration | bottleneck | tokens | layers | parameters (millions) | rate | warm-up | peak (%) | last (%)",
+        [
+            (name, *shape, *swept[name], max(curves[name]), curves[name][-1])
+            for name, shape in shape_of.items()
+        ],
+    )
+)
+
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "The log's four runs: highest and last accuracy against the size of the translator, with the 95 % Wilson interval of 200 questions (n = 1 run each; of another run it says nothing). The highest is picked from 10 to 14 looks. Dotted: the target alone.", "name": "fig-capacity-log"}, "image": {"alt": "Four pairs of points against millions of parameters. The highest accuracies of the small translator and of the two of middle size are level, that of the largest is far above them. The last accuracies of the small and the largest are close together, those of the two of middle size far below both."}}
+figure, axes = plt.subplots(figsize=(7.2, 3.2))
+# The two of one size stand side by side.
+at = {name: millions(s) + 2 * (name == "aggressive") for name, s in LOG.items()}
+for label, pick, look in (
+    ("highest look", max, {"fmt": "o", "color": COLOURS["blue"]}),
+    ("last look", lambda seen: seen[-1], {"fmt": "s", "color": COLOURS["orange"]}),
+):
+    points = []
+    for name in at:
+        right = round(pick(curves[name]) / 100 * log["questions"])
+        e = wilson(right, log["questions"])
+        points.append(Estimate(100 * e.mean, 100 * e.low, 100 * e.high, e.n))
+    draw_intervals(axes, list(at.values()), points, capsize=3, label=label, **look)
+axes.axhline(log["target alone (%)"], color="black", lw=0.8, ls=":")
+for name, x in at.items():
+    side = "left" if name in ("efficient", "aggressive") else "right"
+    axes.annotate(name, (x, 0), ha=side, fontsize=8.5)
+axes.set(xlabel="parameters of the translator (millions)", ylim=(-3, 100))
+axes.set(ylabel="bridged accuracy (%)", xlim=(50, 200))
+figure.legend(loc="outside lower center", ncols=2)
+plt.show()
+
+# %% [markdown]
+# So the 143 million are those of two of the four configurations. The high-capacity one has more, the efficient one,
+# which the log calls stable, less than half. The two of one size differ in rate and warm-up alone, reach the same
+# highest look and end equally low. Between the largest and the smallest, bottleneck, soft tokens, layers, heads and
+# warm-up all differ. And across the three sizes the last accuracies do not fall: those of the middle size are the
+# lowest.
+#
+# ## Claim
+
+# %% tags=["remove-input"]
+claims = load_claims()
+claims["C11"]
+
+# %% [markdown]
+# ## Mechanism
+#
+# A translator has $K$ learned queries of width $b$, the *bottleneck*, which become the soft tokens. Each of its $L$
+# layers reads the source's states, mixes the queries and thinks:
+
+# %% tags=["remove-input"]
+show_source(TranslatorLayer, start="self.norms", lines=7)
+
+# %% [markdown]
+# Each attention has four maps: of the cross-attention, those for keys and values start at the source's width $d_s$. The
+# feed-forward has two, four times as wide inside as outside. A last map leads to the target's width $d_t$. Without
+# norms, gates and biases,
+#
+# $$
+# P = L \bigl( \underbrace{2 b^2 + 2 d_s b}_{\text{cross-attention}} + \underbrace{4 b^2}_{\text{self-attention}}
+#   + \underbrace{8 b^2}_{\text{feed-forward}} \bigr) + d_t b + K b .
+# $$ (eq-capacity-count)
+#
+# The cross-attention is the largest item up to a bottleneck of a third of the source's width. The number of soft tokens
+# enters through the last term only.
+
+# %% tags=["hide-input"]
+LLAMA = LlamaConfig(  # Llama-3.1-8B
+    vocab_size=128_256,
+    hidden_size=4096,
+    intermediate_size=14_336,
+    num_hidden_layers=32,
+    num_attention_heads=32,
+    num_key_value_heads=8,
+    attn_implementation="eager",  # written out, so that its products are counted
+)
+MISTRAL = MistralConfig(attn_implementation="eager")  # its defaults are Mistral-7B
+with torch.device("meta"):
+    target_8b = LlamaForCausalLM(LLAMA).requires_grad_(False)
+    source_7b = MistralForCausalLM(MISTRAL).requires_grad_(False)
+billions = sum(p.numel() for p in target_8b.parameters()) / 1e9
+
+
+def formula(s: TranslatorSettings) -> int:
+    """The equation above."""
+    b = s.bottleneck
+    return s.depth * (14 * b * b + 2 * WIDTH * b) + WIDTH * b + s.tokens * b
+
+
+shapes = {"conservative, aggressive": LOG["conservative"]} | {
+    name: LOG[name] for name in ("high capacity", "efficient")
+}
+
+
+columns = []
+for s in shapes.values():
+    whole = millions(s)
+    parts = [f"{n / 1e6:.2f} ({n / 1e4 / whole:.2g} %)" for n in count(s).values()]
+    share = f"{whole / 10 / billions:.1f}"
+    columns.append([*parts, f"{whole:.2f}", f"{formula(s) / 1e6:.2f}", share])
+names = [*PARTS, "all", "all, by the equation"]
+names.append(f"share of the target's {billions:.2f} billion (%)")
+Markdown(
+    table(
+        " | ".join(("parameters (millions)", *shapes)),
+        zip(names, *columns, strict=True),
+    )
+)
+
+# %% [markdown]
+# What one change does to the configuration of 143 million, all else kept:
+
+# %% tags=["hide-input"]
+middle = LOG["conservative"]
+CHANGES = {
+    "64 soft tokens for 48": replace(middle, tokens=64),
+    "8 layers for 6": replace(middle, depth=8),
+    "32 soft tokens for 48": replace(middle, tokens=32),
+    "4 layers for 6": replace(middle, depth=4),
+    "bottleneck 768 for 1,024": replace(middle, bottleneck=768, heads=12),
+    "feed-forward × 2 for × 4": replace(middle, feed_forward=2),
+}
+against = {name: millions(s) - millions(middle) for name, s in CHANGES.items()}
+Markdown(
+    table(
+        "change | parameters (millions) | change of all (%)",
+        [
+            (name, f"{more:+.2f}", f"{100 * more / millions(middle):+.2f}")
+            for name, more in against.items()
+        ],
+    )
+)
+
+# %% [markdown]
+# Parameters are depth and bottleneck, then. Soft tokens cost next to none, although they are what the target is handed:
+# twice as many are twice as many vectors to speak through. In the log both change at once.
+#
+# Size also decides what a step costs. Compute is counted in FLOPs, the multiplications and additions of all matrix
+# products, by torch's own counter. For the log's models with a question of 100 tokens and an answer of 150 (lengths
+# assumed here; the log gives none) and the question visible, a step for one problem costs
+
+# %% tags=["hide-input"]
+QUESTION, ANSWER = 100, 150  # tokens
+
+
+def flops(work: Callable[[], object]) -> int:
+    """What a piece of work multiplies and adds."""
+    with FlopCounterMode(display=False) as counter:
+        work()
+    return counter.get_total_flops()
+
+
+def logged_step(settings: TranslatorSettings) -> tuple[int, int]:
+    """Translator and target of the log, forward and backward."""
+    with torch.device("meta"):
+        made = GatedTranslator(WIDTH, settings, WIDTH)
+        states = torch.empty(1, QUESTION, WIDTH)
+        ids = torch.empty(1, QUESTION + ANSWER, dtype=torch.long)
+        there = torch.ones_like(ids)
+        soft = torch.empty(1, settings.tokens, WIDTH, requires_grad=True)
+        own = flops(lambda: made(states, there[:, :QUESTION]).sum().backward())
+        return own, flops(
+            lambda: read_logits(target_8b, soft, ids, there).sum().backward()
+        )
+
+
+with torch.device("meta"):
+    asked = torch.ones(1, QUESTION, dtype=torch.long)
+    reading = flops(lambda: read_logits(source_7b, None, asked, asked))
+logged = {}
+for name in ("efficient", "high capacity"):
+    own, target = logged_step(LOG[name])
+    logged[name] = own, reading + target
+dearer = sum(logged["high capacity"]) / sum(logged["efficient"])
+Markdown(
+    table(
+        "configuration | translator (TFLOP) | hosts (TFLOP) | translator (%)",
+        [
+            (n, f"{a / 1e12:.3f}", f"{b / 1e12:.2f}", f"{100 * a / (a + b):.2g}")
+            for n, (a, b) in logged.items()
+        ],
+    )
+    + f"\n\nThe high-capacity step costs {dearer:.2f} times the efficient one, most of it because the target reads more"
+    " soft tokens."
+)
+
+# %% [markdown]
+# In the log's setting the frozen models are nearly all of the cost, and equal steps are nearly equal compute. Between
+# the book's small hosts this is not so, and the two comparisons have to be kept apart.
+#
+# ## Experiment
+#
+# Four sizes, three in the log's proportions and one half as large as its efficient one, under the ordinary recipe of
+# this part: question hidden, soft tokens normed and scaled, gates in a group of their own, a cosine schedule after a
+# warm-up of a tenth of the steps. All get the compute that the largest spends in its steps: forward and backward
+# through translator and frozen target. (The source's states are computed once, before training, and are not counted.)
+# Every run is looked at after equal shares of its compute, on two exams. The checkpoint is chosen by `select`; its
+# accuracy is read off `report`. Smallest and largest are paired: seed, hosts and the generator of the batches are the
+# same.
+
+# %%
+NAMES = ("half of efficient", "efficient", "conservative", "high capacity")
+SHAPES = dict(zip(NAMES, size.translators, strict=True))
+SMALLEST, LARGEST = NAMES[0], NAMES[-1]
+benches = [
+    bench(h, size.host, HOSTS, run.device, asked=size.asked) for h in HOST_SEEDS
+]
+
+
+def recipe_of(name: str, steps: int, lr: float) -> BridgeRecipe:
+    """The ordinary recipe at one size."""
+    warmup = round(steps / 10)
+    fit = FitSettings(steps, lr, size.batch, warmup, groups=(GATE_GROUP,))
+    return BridgeRecipe(fit, SHAPES[name])
+
+
+def cost(name: str, own: Bench = benches[0]) -> tuple[int, int]:
+    """FLOPs of a training step: of the translator, and in all."""
+    bridge = untrained(recipe_of(name, 1, size.lr), 0, own.pair)
+    host: PreTrainedModel = deepcopy(own.pair.target)
+    host.set_attn_implementation("eager")  # written out, as above
+    rows = torch.arange(size.batch, device=run.device)
+    states, mask = own.taught.states[:, rows], own.taught.mask[rows]
+
+    def step() -> None:
+        told = bridge_logits(host, bridge(states, mask), own.taught, rows, False)
+        answer_loss(told, own.taught.labels[rows]).backward()
+
+    return flops(lambda: bridge(states, mask).sum().backward()), flops(step)
+
+
+costs = {name: cost(name) for name in NAMES}
+budget = size.steps * costs[LARGEST][1]
+STEPS = {name: round(budget / costs[name][1]) for name in NAMES}
+LOOKS = {
+    name: [round(n * (i + 1) / size.looks) for i in range(size.looks)]
+    for name, n in STEPS.items()
+}
+
+
+# %% tags=["hide-input"]
+def held(model: torch.nn.Module) -> int:
+    """Its parameters."""
+    return sum(p.numel() for p in model.parameters())
+
+
+small_target = held(benches[0].pair.target)
+sizes = {n: held(untrained(recipe_of(n, 1, 1), 0, benches[0].pair)) for n in NAMES}
+rows = []
+for name, s in SHAPES.items():
+    shape = (s.bottleneck, s.tokens, s.depth, s.heads, f"{sizes[name]:,}")
+    own, whole = costs[name]
+    share = f"{100 * sizes[name] / small_target:.0f}"
+    rows.append(
+        (
+            name,
+            *shape,
+            share,
+            f"{whole / 1e6:.0f}",
+            f"{100 * own / whole:.0f}",
+            STEPS[name],
+        )
+    )
+Markdown(
+    table(
+        "size | bottleneck | tokens | layers | heads | parameters | of the target's (%) | MFLOP a step |"
+        " translator's (%) | steps",
+        rows,
+    )
+    + f"\n\nA step has {size.batch} problems. The budget is {budget / 1e9:.0f} GFLOP a run."
+)
+
+# %% [markdown]
+# Measured against the model that it speaks to, even the smallest of these is larger than any of the log's. The two in
+# between decide nothing and have fewer seeds. One learning rate serves all four, and a rate that suits one need not suit
+# another. In scouting, on two seeds that the book does not use, neither a rate of 0.002 for the largest nor one of 0.015
+# for the smallest ended higher in mean than the 0.005 of the quick profile; the full profile trains both ends at two
+# more rates.
+
+# %%
+ENDS = (SMALLEST, LARGEST)
+
+
+def seeds_of(name: str, lr: float = size.lr) -> range:
+    """The seeds that a size has at a rate."""
+    if lr != size.lr:
+        return range(min(run.seeds, size.checked))
+    return range(run.seeds if name in ENDS else min(run.seeds, size.others))
+
+
+ARMS = [(name, size.lr) for name in NAMES]
+ARMS += [(name, lr) for name in ENDS for lr in size.rates]
+found: dict[tuple[str, float, int], Trained] = {}
+for name in NAMES:
+    for place, own in enumerate(benches):
+        mine = [arm for arm in ARMS if arm[0] == name]
+        runs = [
+            (*arm, s)
+            for arm in mine
+            for s in seeds_of(*arm)
+            if s % len(benches) == place
+        ]
+        trained = train_bridges(
+            [(recipe_of(name, STEPS[name], lr), seed) for _, lr, seed in runs],
+            own.pair,
+            own.taught,
+            looks=LOOKS[name],
+            exams=own.exams,
+            describe=f"{name}, hosts {HOST_SEEDS[place]}",
+        )
+        found |= dict(zip(runs, trained, strict=True))
+
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Bridged accuracy on the exam `report`, question hidden, by size; left against compute, equal for all at the end, right the same runs against training steps. Thin lines are runs, thick ones their means: n = 5 for the smallest and the largest, 2 for the others (quick profile); intervals in the table below. Dotted on the right: the largest's last step.", "name": "fig-capacity-sweep"}, "image": {"alt": "Two panels of rising lines. Against compute the means of the two middle sizes end far above those of the smallest and the largest, which lie close together all the way. Against steps the largest, the two middle sizes and a few of their runs rise side by side, the largest stops first, and the smallest creeps up over several times as many steps and flattens."}}
+TINTS = {
+    name: COLOURS[tint]
+    for name, tint in zip(NAMES, ("blue", "sky", "amber", "orange"), strict=True)
+}
+figure, panels = plt.subplots(1, 2, figsize=(7.2, 3.7), sharey=True)
+for name in NAMES:
+    own_runs = [
+        list(found[name, size.lr, s].accuracies("report").values())
+        for s in seeds_of(name)
+    ]
+    shares = [100 * step / STEPS[name] for step in LOOKS[name]]
+    for axes, at in zip(panels, (shares, LOOKS[name]), strict=True):
+        for values in own_runs:
+            axes.plot(at, values, "-", color=TINTS[name], lw=0.6, alpha=0.5)
+        mean = [fmean(each) for each in zip(*own_runs, strict=True)]
+        mark = "o-" if name in ENDS else "--"
+        axes.plot(at, mean, mark, ms=3.5, color=TINTS[name], lw=2, label=name)
+panels[1].axvline(size.steps, color="black", lw=0.8, ls=":")
+panels[0].set(xlabel="compute (% of the budget)", ylim=(0, 100))
+panels[0].set_ylabel("bridged accuracy (%)")
+panels[1].set(xlabel="training steps")
+figure.legend(
+    *panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4
+)
+plt.show()
+
+
+# %% tags=["hide-input"]
+def chosen(one: Trained) -> float:
+    """Accuracy on `report` at the look that is best on `select`, the first of equals."""
+    on_select = one.accuracies("select")
+    return one.accuracies("report")[max(on_select, key=on_select.__getitem__)]
+
+
+def last(one: Trained) -> float:
+    """Accuracy after the last step."""
+    return list(one.accuracies("report").values())[-1]
+
+
+def dropped(one: Trained) -> float:
+    """Highest look minus the last."""
+    return one.drop("report")
+
+
+def nearest(name: str) -> int:
+    """The look of a size that comes nearest to the number of steps that the largest has in all."""
+    return min(LOOKS[name], key=lambda step: abs(step - size.steps))
+
+
+def at_equal_steps(one: Trained) -> float:
+    """Accuracy at that look."""
+    name = next(n for n, s in SHAPES.items() if s == one.recipe.translator)
+    return one.accuracies("report")[nearest(name)]
+
+
+View = Callable[[Trained], float]
+
+
+def each_seed(name: str, view: View, lr: float = size.lr) -> list[float]:
+    """A reading of every run of a size."""
+    return [view(found[name, lr, s]) for s in seeds_of(name, lr)]
+
+
+def differences(view: View, other: str = SMALLEST) -> list[float]:
+    """The largest minus another size, within each seed that both have."""
+    pairs = zip(each_seed(LARGEST, view), each_seed(other, view), strict=False)
+    return [a - b for a, b in pairs]
+
+
+def told(values: list[float]) -> str:
+    """Mean and interval, or the values themselves where they are too few for one."""
+    if len(values) > 2:
+        return str(mean_interval(values))
+    return ", ".join(f"{value:.3g}" for value in values)
+
+
+VIEWS = {"chosen look (%)": chosen, "last look (%)": last, "drop (points)": dropped}
+rows = []
+for name, lr in ARMS:
+    seen = [told(each_seed(name, view, lr)) for view in VIEWS.values()]
+    rows.append((name, f"{lr:g}", len(seeds_of(name, lr)), *seen))
+Markdown(
+    table(" | ".join(("size", "rate", "n", *VIEWS)), rows)
+    + f"\n\nMean [95 % interval] over n seeds, or single values; {size.asked} questions an exam."
+)
+
+# %% [markdown]
+# The criterion's three differences, and beside them the same at equal steps. The smaller translator is then taken at
+# the look that comes nearest to the largest's number of steps. Its schedule has not come down by that time, while the
+# largest is at its end: a run planned for so few steps would have been somewhat better.
+
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Differences between the largest and the smallest translator within each seed, one small dot a seed, with means and 95 % intervals over all seeds that the two share (five in the quick profile). Above the line at equal compute, below it at equal steps. Dotted: the criterion's 5 points, in the direction that the log claims.", "name": "fig-capacity-differences"}, "image": {"alt": "Four rows of dots with intervals. Those of the chosen and of the last look are wide, centred near zero and reach across both lines. That of the drop is narrow and reaches from just left of zero to just across the dotted line. At equal steps the dots lie at zero or to the right of it, and the interval still includes zero."}}
+ROWS = {
+    "chosen look:\nlargest − smallest": differences(chosen),
+    "drop:\nlargest − smallest": differences(dropped),
+    "last look:\nsmallest − largest": [-d for d in differences(last)],
+    "equal steps:\nlargest − smallest": differences(at_equal_steps),
+}
+gain, deeper, smaller, same_steps = map(mean_interval, ROWS.values())
+figure, axes = plt.subplots(figsize=(7.2, 3.4))
+for y, values in enumerate(ROWS.values()):
+    axes.plot(values, [y + 0.16] * len(values), ".", color=COLOURS["grey"])
+    look = {
+        "fmt": "o",
+        "capsize": 3,
+        "color": COLOURS["orange" if y < 3 else "blue"],
+    }
+    draw_intervals(axes, [y], [mean_interval(values)], flat=True, **look)
+axes.axhline(2.5, color=COLOURS["grey"], lw=0.8)
+axes.axvline(0, color="black", lw=0.8)
+axes.axvline(5, color="black", lw=0.8, ls=":")
+axes.set_yticks(range(len(ROWS)), list(ROWS), fontsize=9)
+axes.set(xlabel="difference in accuracy (points)", ylim=(3.6, -0.6))
+plt.show()
+
+# %% tags=["hide-input"]
+rows = []
+for name in NAMES[:-1]:
+    views = (chosen, last, dropped, at_equal_steps)
+    seen = [told(differences(view, name)) for view in views]
+    rows.append((name, len(differences(last, name)), *seen, nearest(name)))
+Markdown(
+    table(
+        "largest minus | n | chosen look (points) | last look (points) | drop (points) | equal steps (points) |"
+        " its steps there",
+        rows,
+    )
+    + f"\n\nThe largest has {size.steps} steps. Smallest effects that could have been told from none, largest against"
+    f" smallest with {gain.n} seeds: {gain.half:.0f} points in the chosen look, {deeper.half:.0f} in the drop,"
+    f" {smaller.half:.0f} in the last look, {same_steps.half:.0f} at equal steps."
+)
+
+# %% [markdown]
+# The four lines that any such accuracy has to be read with, for the two ends and the first seed of each pair of hosts.
+# A *shuffled source* speaks of another problem than the one that is marked.
+
+# %% tags=["hide-input"]
+lines = {}
+for name in ENDS:
+    for seed, own in enumerate(benches):
+        of = own.four_lines(found[name, size.lr, seed].bridge, "report", False)
+        lines[f"{name}, hosts {HOST_SEEDS[seed]}"] = of
+rows = [
+    (line, *(f"{of[line].accuracy:.0f}" for of in lines.values())) for line in of
+]
+Markdown(table(" | ".join(("accuracy at the last step (%)", *lines)), rows))
+
+# %% [markdown]
+# Not every run is far above its shuffled source, and none is near what its hosts know: at this compute, translators are
+# compared that are still learning.
+#
+# (verdict-c11)=
+# ## Verdict
+
+# %% tags=["hide-input"]
+run.note(
+    ledger.judge(
+        "C11",
+        {
+            "peak_gain_of_capacity": gain,
+            "drop_increase_with_capacity": deeper,
+            "final_gain_of_smallest": smaller,
+        },
+    )
+)
+
+# %% tags=["nbval-check-output", "keep_output", "remove-input"]
+print(run.verdict_lines())
+
+# %% [markdown]
+# ## What holds instead
+#
+# ### Too small, and too slow
+#
+# At equal compute a translator can be too small to learn more, or so large that it takes too few steps.
+# {numref}`fig-capacity-sweep` suggests both. The smallest has nearly flattened out by the end of its many steps, though
+# its rate has come down by then as well. The largest is ahead of it in mean after as many steps as it has itself, and
+# has no compute left for more. The two sizes in between decide nothing by the criterion, and say the most:
+
+# %% tags=["hide-input"]
+best = [max(pair) for pair in zip(*(each_seed(n, last) for n in ENDS), strict=True)]
+above = [
+    at > best[s] for n in NAMES[1:-1] for s, at in enumerate(each_seed(n, last))
+]
+passes = {n: STEPS[n] * size.batch / len(benches[0].taught.problems) for n in ENDS}
+ahead = differences(last)
+falls = {n: max(curves[n]) - curves[n][-1] for n in ("efficient", "high capacity")}
+Markdown(
+    f"Of the {len(above)} runs of the two middle sizes {sum(above)} end higher than both"
+    f" the smallest and the largest of the same seed. The largest ends higher than the smallest in"
+    f" {sum(d > 0 for d in ahead)} of {len(ahead)} seeds; it has {sizes[LARGEST] / sizes[SMALLEST]:.0f} times the"
+    f" parameters and took {STEPS[LARGEST]} steps, the smallest {STEPS[SMALLEST]}."
+)
+
+# %% [markdown]
+# The comparison of the two ends alone finds no difference in accuracy that its seeds could be sure of. What lies between
+# them may explain why. As far as these few runs show, accuracy rises with size and then falls again. Step for step the
+# largest about keeps up with those in between (the right panel); it has fewer steps. If so, it is too large for this
+# compute and not for the task, and the size that is right would grow with the compute.
+#
+# ### Falling
+#
+# No size falls by much, whether it is the smallest or the largest, as the recipe's rate comes down to zero. Does a
+# larger translator fall further where something makes it fall? These runs cannot say. What they do say:
+
+# %% tags=["hide-input"]
+Markdown(
+    f"In the log the high-capacity run falls {falls['high capacity'] - falls['efficient']:.0f} points further than the"
+    f" efficient one. Between the ends of this sweep, whose sizes are {sizes[LARGEST] / sizes[SMALLEST]:.0f}-fold where those"
+    f" of the log are {millions(LOG['high capacity']) / millions(LOG['efficient']):.0f}-fold, it is {deeper} points. The"
+    f" largest has {sizes[LARGEST] / small_target:.1f} times the parameters of the model that it speaks to; the log's,"
+    f" {millions(LOG['high capacity']) / 1000 / billions:.3f} times. It sees {passes[LARGEST]:.2g} times as many problems"
+    f" as its pool holds, the smallest {passes[SMALLEST]:.2g} times as many."
+)
+
+# %% [markdown]
+# A surplus of parameters does not make a translator fall as the log's fell, then, not of itself and not within these
+# steps. One way to a fall is left out: runs that see a pool of problems about once have nothing to memorise. [Peak and
+# collapse](12_peak_and_collapse.ipynb) takes a pool that can be memorised, and looks for what else makes a run fall.
+#
+# ### The log's own comparison
+#
+# Its largest and smallest differ in five settings at once, and there is one run of each. Its 143 million is neither the
+# size of the run with the highest peak nor of the stable one, and the two runs of that size are those that end lowest. A
+# comparison that could tell needs one setting changed at a time, several seeds, and the checkpoint chosen on other
+# questions than those that it is judged by.
+#
+# ## Tweak it
+#
+# A translator between two models of width 4,096: set its bottleneck and see where its parameters sit, and what would be
+# added by doubling bottleneck, layers or soft tokens. The slider names the log's own. In a live kernel, choose layers and
+# soft tokens as well.
+
+
+# %% tags=["hide-input"]
+def frame(bottleneck: int, layers: int, tokens: int) -> tuple[Figure, str]:
+    """Where the parameters of one shape sit, and what doubling one number does."""
+    shape = TranslatorSettings(bottleneck, tokens, layers, bottleneck // 64)
+    parts = {part: n / 1e6 for part, n in count(shape).items()}
+    whole = millions(shape)
+    doubled = {
+        "bottleneck": replace(shape, bottleneck=2 * bottleneck),
+        "layers": replace(shape, depth=2 * layers),
+        "soft tokens": replace(shape, tokens=2 * tokens),
+    }
+    times = {name: millions(s) / whole for name, s in doubled.items()}
+    figure = Figure(figsize=(7.2, 3.2))
+    left, right = figure.subplots(1, 2, width_ratios=(1.5, 1))
+    bars = left.barh(list(parts), list(parts.values()), color=COLOURS["orange"])
+    left.bar_label(bars, fmt="%.3g", padding=3)
+    left.invert_yaxis()
+    left.set(xlabel="parameters (millions)", xlim=(0, 1.25 * max(parts.values())))
+    left.set_title(
+        f"{whole:.0f} million, {whole / 10 / billions:.2g} % of the target"
+    )
+    bars = right.bar(list(times), list(times.values()), color=COLOURS["blue"])
+    right.bar_label(bars, fmt="× %.2f")
+    right.axhline(1, color="black", lw=0.8)
+    right.set(ylabel="times the parameters", ylim=(0, 4.3), title="each doubled")
+    right.tick_params(axis="x", labelsize=8.5)
+    return figure, (
+        f"Bottleneck {bottleneck}, {layers} layers, {tokens} soft tokens: {whole:.1f} million parameters. "
+        + ", ".join(f"{part} {n:.2f}" for part, n in parts.items())
+        + ". Times the parameters when doubled: "
+        + ", ".join(f"{name} {factor:.2f}" for name, factor in times.items())
+        + "."
+    )
+
+
+known = {768: " (as efficient)", 1024: " (as the others)"}
+explorer = Explorer(
+    "bottleneck",
+    {f"{b}{known.get(b, '')}": b for b in (256, 512, 768, 1024, 1536, 2048)},
+    frame,
+    choices={"layers": [6, 8, 4, 2, 1], "tokens": [48, 64, 32, 8]},
+)
+explorer
+
+# %% [markdown]
+# ## Try it on yours
+#
+# Parameters and compute of any connector, without a GPU and without its weights: built on torch's meta device it
+# allocates nothing, and the counter still sees every product. The same around your whole training step gives the number
+# by which two sizes can be compared at equal compute.
+
+# %%
+with torch.device("meta"), FlopCounterMode(display=False) as counter:
+    yours = GatedTranslator(WIDTH, LOG["efficient"], WIDTH)  # your connector
+    states = torch.empty(1, QUESTION, WIDTH)  # what it reads
+    yours(states, torch.ones(1, QUESTION)).sum().backward()
+print(f"{sum(p.numel() for p in yours.parameters()) / 1e6:.2f} million parameters")
+print(f"{counter.get_total_flops() / 1e9:.1f} GFLOP, forward and backward")
+
+# %% [markdown]
+# ## Provenance
+
+# %% tags=["remove-input"]
+run.measure(
+    **{f"parameters (millions): {name}": millions(s) for name, s in LOG.items()},
+    **{f"steps: {name}": STEPS[name] for name in NAMES},
+    **{
+        f"{label}: {name}": mean_interval(each_seed(name, view))
+        for label, view in VIEWS.items()
+        for name in ENDS
+    },
+    **{"largest over smallest at equal steps": same_steps},
+)
+run.close()
