@@ -165,6 +165,19 @@ def test_two_edits_of_one_pair_are_not_merged_by_chance(book: Path) -> None:
     pairs.bring_together(book / "notebooks")
 
 
+def test_halves_that_came_changed_together_can_be_edited_afterwards(book: Path) -> None:
+    folder, script = book / "notebooks", book / "notebooks/01_small.py"
+    (folder / "01_small.ipynb").unlink()
+    script.write_text(SCRIPT.replace("print(run.seeds)", "print(run.seeds + 1)"))
+    notes = (book / "_build/pairs.json").read_text()
+    pairs.bring_together(folder)
+    (book / "_build/pairs.json").write_text(notes)  # both halves new beside old notes, as after a pull
+    pairs.bring_together(folder)
+    script.write_text(SCRIPT.replace("print(run.seeds)", "print(run.seeds + 2)"))
+    pairs.bring_together(folder)
+    assert pairs.differing(folder) == []
+
+
 def test_a_run_that_outlived_its_parent_overwrites_nothing(book: Path) -> None:
     (book / "_build/executed").mkdir(parents=True)
     with (book / "_build/executed/01_small.lock").open("w") as lock:
