@@ -1,9 +1,9 @@
 # %% [markdown]
 # # Staying at the peak
 #
-# A run that peaks and falls can be kept from falling in three ways: keep the checkpoint at the peak, let the target adapt
-# to what it is told, or watch for signs of the fall. The log advises all three and tried none. This chapter applies them to
-# a collapse that can be made at will, asks what it is that is kept, and ends with a recipe that needs none of them.
+# Against a run that peaks and falls the log advises three things: keep the checkpoint at the peak, let the target adapt
+# to what it is told, and watch for signs of the fall. It shows none of them tried. This chapter applies them to a collapse
+# that can be made at will, asks what it is that is kept, and ends with a recipe that does without.
 
 # %% tags=["parameters"]
 profile = "quick"  # quick | full
@@ -35,7 +35,7 @@ from bridges.instruments.uncertainty import (
 )
 from bridges.training.answering import Anchor, BridgeRecipe, Trained
 from bridges.training.benches import HOST_SEEDS, Bench, bench, train_arms
-from bridges.training.exams import LONGEST, answer
+from bridges.training.exams import LONGEST, Answers, answer, source_alone
 from bridges.training.fit import GATE_GROUP, FitSettings, Group
 from IPython.display import Markdown
 from matplotlib.figure import Figure
@@ -121,7 +121,7 @@ use_style()
 #
 # The log's runs, each at its highest look and at its last:
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "The log's runs: highest look (circle) and last look (square), with 95 % Wilson intervals for 200 questions. Dotted: the target alone.", "name": "fig-peak-kept-log"}, "image": {"alt": "One row for each run, a circle joined to a square. In every row the square lies to the left of the circle, by a little in the efficient configuration and by about half the axis in the high-capacity one, whose circle is the only one to the right of the dotted line."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "The log's runs: highest look (circle) and last look (square), with 95 % Wilson intervals for 200 questions. Dotted: the target alone.", "name": "fig-peak-kept-log"}, "image": {"alt": "One row for each run, a circle joined to a square. In every row the square lies to the left of the circle, least in the efficient configuration, where the intervals just meet, and by almost half the axis in three others. Only the circle of the high-capacity one lies to the right of the dotted line."}}
 log = recorded("staying_at_the_peak")
 
 
@@ -187,8 +187,7 @@ claims["C13"]
 # \qquad i^* = \arg\max_i \hat a^{\,\mathrm{select}}_i .
 # $$ (eq-stay-optimism)
 #
-# It is largest where many looks are nearly as good as the best. In a run that falls, few are: choosing is then easy, and
-# what matters is what there is to choose from.
+# It is largest where many looks are nearly as good as the best. In a run that falls, few are.
 #
 # ### A small change of the target
 #
@@ -243,7 +242,8 @@ Markdown(
     "| target | query map | value map | trained by LoRA | share of the target |\n|---|--:|--:|--:|--:|\n"
     f"| the log's | {maps(logged)} | {trained_there:,} | {100 * trained_there / theirs:.5f} % |\n"
     f"| this book's | {maps(ours)} | {trained_here:,} | {100 * trained_here / ours.num_parameters():.1f} % |\n\n"
-    f"Rank {RANK}. The log guesses a {log['lora']['parameters as the log guesses']} at its own sizes."
+    f"Rank {RANK}. The log guesses a {log['lora']['parameters as the log guesses']} at its own sizes. Measured by its target,"
+    " the adapter here is by far the larger."
 )
 
 # %% [markdown]
@@ -255,10 +255,11 @@ Markdown(
 # \lvert H(p) - H(p_0) \rvert \le 0.2\, H(p_0), \qquad H(p) = -\sum_w p_w \ln p_w ,
 # $$ (eq-stay-entropy)
 #
-# with $p$ the distribution of the first token of the answer behind the bridge and $p_0$ that of the target that reads the
-# question itself. A target that knows its answer is sure of the first token; $H(p_0)$ is then small, and a fifth of it
-# smaller still. The RMS criterion compares the soft tokens with the target's embeddings. With RMS matching in the recipe it
-# is true *by construction*, before training, after it, and in any collapse: the last line of the bridge sets it.
+# with $p$ the distribution of the first token of the answer behind the bridge and $p_0$, the *baseline*, that of the target
+# that reads the question itself. A target that knows its answer is sure of the first token; $H(p_0)$ is then small, and a
+# fifth of it smaller still. The RMS criterion compares the root mean square of the soft tokens with that of the target's
+# embeddings. With RMS matching in the recipe it is true *by construction*, before training, after it, and in any collapse:
+# the last line of the bridge sets it.
 
 # %% tags=["remove-input"]
 show_source(BridgeQuality, start="rms = abs", lines=2)
@@ -271,7 +272,8 @@ show_source(BridgeQuality, start="rms = abs", lines=2)
 # [Peak and collapse](12_peak_and_collapse.ipynb) found one setting that falls from high to almost nothing: the question is
 # visible to the target, and the labels are shifted twice, so that every position is asked for the token after the next. It
 # is trained here again just as there, except that there are two exams of 200 questions, as many as the log's: `select`, by
-# whose looks a checkpoint is chosen, and `report`, which is put to the chosen checkpoint and to the last.
+# whose looks a checkpoint is chosen, and `report`, which is put to the chosen checkpoint and to the last. The first look
+# comes after one step; the log's came after 250.
 
 # %%
 COMMON = (Group("translator.gates.", rate=1.0),)
@@ -333,8 +335,38 @@ optimism = [
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Labels shifted twice. Left: accuracy on `select` at each look, one line a seed, the chosen look circled. Right: the chosen checkpoint on the first questions of `report`, one dot a seed, with the last checkpoint's accuracy beside it.", "name": "fig-stay-chosen"}, "image": {"alt": "Left, every line starts high, is circled at its first look, and falls to almost nothing. Right, dots for target alone, source alone, bridged and shuffled source all lie near the top, those of the shuffled source as high as the bridged ones; the last checkpoint's dots lie near zero."}}
 LINES = ("target alone", "source alone", "bridged", "shuffled source")
+
+
+@cache
+def alone(place: int) -> dict[str, Answers]:
+    """The two lines that need no bridge, once for each pair of hosts."""
+    own = few[place]
+    exam, pair = own.exams["report"], own.pair
+    target = answer(pair.target, pair.target_words, None, exam, visible=True)
+    return {"target alone": target, "source alone": source_alone(pair, exam)}
+
+
+def told_lines(
+    seed: int, bridge: Bridge, visible: bool, target=None
+) -> dict[str, Answers]:
+    """The four lines of a bridge, with another target in the hosts' own one's place if given."""
+    own = home(seed)
+    exam, words = own.exams["report"], own.pair.target_words
+    with torch.no_grad():
+        soft = bridge(exam.states, exam.mask)
+        other = bridge(exam.states.roll(1, 1), exam.mask.roll(1, 0))
+    found = dict(alone(seed % len(few)))
+    if target:
+        found["target alone"] = answer(target, words, None, exam, visible=True)
+    for line, tokens in (("bridged", soft), ("shuffled source", other)):
+        found[line] = answer(
+            target or own.pair.target, words, tokens, exam, visible
+        )
+    return found
+
+
 kept_lines = [
-    home(s).four_lines(one.watched[chosen(one)], "report", visible=True)
+    told_lines(s, one.watched[chosen(one)], visible=True)
     for s, one in enumerate(falling)
 ]
 figure, (left, right) = plt.subplots(
@@ -387,6 +419,10 @@ WAYS = {
         map(impatient, falling)
     ),
 }
+stopped = [
+    reported(s, impatient(r)) - reported(s, LAST) for s, r in enumerate(falling)
+]
+between = [a - b for a, b in zip(gains, stopped, strict=True)]
 moved = mean_interval(
     [
         100
@@ -407,7 +443,10 @@ Markdown(
         for way, steps in WAYS.items()
     )
     + f"\n\nMean [95 % interval], n = {run.seeds} seeds, {len(benches[0].exams['report'].problems)} questions. Choosing gains"
-    f" {mean_interval(gains)} points; the optimism of the choice is {mean_interval(optimism)} points.\n\n| chosen checkpoint (%) | "
+    f" {mean_interval(gains)} points, stopping without going back {mean_interval(stopped)} (paired; between the two"
+    f" {mean_interval(between)}). The optimism of the choice is {mean_interval(optimism)} points. A gain of"
+    f" {mean_interval(gains).half:.2g} points or an optimism of {mean_interval(optimism).half:.2g} could have been told from"
+    " none.\n\n| chosen checkpoint (%) | "
     + " | ".join(f"seed {s}" for s in range(run.seeds))
     + " |\n|---|"
     + "--:|" * run.seeds
@@ -477,20 +516,14 @@ reduction = difference(lambda one: one.drop("report"))
 gain = difference(lambda one: -final(one))
 
 # %% [markdown]
-# With the adapter there are two things that may have changed, bridge and target. So the four lines are told with the
-# adapted target in the target's place, and *alone* means without any soft tokens.
+# Two things may have changed here, bridge and target. So the four lines are told with the adapted target, and *alone* means
+# without any soft tokens.
 
 
 # %% tags=["hide-input"]
-def adapted_bench(seed: int) -> Bench:
-    """The hosts of a seed with the target that was adapted."""
-    own = home(seed)
-    return replace(own, pair=replace(own.pair, target=mended[WITH, seed].target))
-
-
 adapted_lines = [
-    adapted_bench(s).four_lines(mended[WITH, s].bridge, "report", visible=True)
-    for s in range(run.seeds)
+    told_lines(s, one.bridge, visible=True, target=one.target)
+    for s, one in ((s, mended[WITH, s]) for s in range(run.seeds))
 ]
 Markdown(
     "| arm | n | highest (%) | last (%) | drop (points) |\n|---|--:|---|---|---|\n"
@@ -530,7 +563,7 @@ Markdown(
 # labels right. The second is a bridge that has to carry the whole question, with the question *hidden*. It follows the
 # best recipe that was found for this book's hosts, in scouting on seeds that are not used here: no norm at the output,
 # twice the soft tokens of the other chapters in the quick profile, gates in a group of their own at ten times the rate, and
-# a cosine that ends at zero. What it must reach was written down before it was run:
+# a learning rate that falls along a cosine to zero. What it must reach was written down before it was run:
 
 # %%
 REACHED = 0.95  # of the source alone, by every seed's last checkpoint
@@ -567,8 +600,8 @@ healthy_runs = [hidden["best", s] for s in range(run.seeds)]
 # %% [markdown]
 # ### The criteria as detectors
 #
-# Every checkpoint is the last of its run. A collapse counts as one where accuracy is below half of the run's highest, a
-# healthy one where it is not, and each seed brings as many of the one as of the other.
+# Every checkpoint is the last of its run. It counts as collapsed where accuracy is below half of the run's highest, and as
+# healthy where it is not; each seed brings as many of the one as of the other.
 
 
 # %%
@@ -724,7 +757,7 @@ Markdown(
     + "\n\n| criterion | hits minus false alarms | n |\n|---|---|--:|\n"
     + "\n".join(f"| {name} | {e} | {e.n} |" for name, e in detected.items())
     + f"\n\nLeast to most over {run.seeds} seeds; then mean [95 % interval] over seeds. At least"
-    f" {size.asked} answers of each checkpoint."
+    f" {size.asked} answers of each checkpoint. An interval without width says that all seeds gave the same number."
 )
 
 # %% [markdown]
@@ -767,22 +800,28 @@ run.note(
 print(run.verdict_lines())
 
 # %% [markdown]
+# All three verdicts rest on one collapse, made by shifted labels; whether the log's own is of that kind is not known. C10
+# is confirmed by a checkpoint that had been trained for one step. C13's numbers come less from its criteria than from the
+# choice of healthy runs: in the quick profile entropy and RMS each judge a whole kind of run alike, in every seed, and the
+# entropy criterion reaches its threshold exactly.
+#
 # ## What holds instead
 #
 # ### A kept peak is not a mended bridge
 #
 # Choosing a checkpoint does what it promises: what was best on one exam is about as good on the other. What it has chosen
 # is another matter. This run starts at its peak, and the choice goes back to where next to nothing has been trained. There
-# the target answers with the question in sight, as it would by itself, and another problem's states change nothing that it
-# says. The accuracy that was saved is the target's own, less what idle soft tokens cost it. Nothing came over the bridge, and
-# no choice among checkpoints could have found one at which something did.
+# the target answers with the question in sight, and another problem's states change nothing that it says. The accuracy
+# that was saved is the target's own, less what idle soft tokens cost it. At the chosen checkpoint nothing comes over the
+# bridge.
 #
 # The log's runs do rise before they fall, so a choice among their looks has more to choose from. But all but one of their
 # highest looks lie below what the target reaches alone, and it shows no fourth line: a peak of that kind cannot be told from
 # the moment at which the target is least disturbed.
 #
-# Stopping early saves less than choosing, by as much as the run falls before patience ends, unless the best weights are also
-# put back.
+# Stopping at the first look without a new highest, and not going back, leaves a run wherever it has fallen by then, which
+# differs so widely between seeds that five cannot tell it from choosing; the seed that falls at once loses most of its peak.
+# Putting the best weights back costs nothing more.
 #
 # ### What the adapter learns
 
@@ -792,21 +831,18 @@ alone_after = [of["target alone"].accuracy for of in adapted_lines]
 alone_change = mean_interval(
     [a - b for a, b in zip(alone_after, alone_before, strict=True)]
 )
-best_loss, worst_loss = (
-    fmean(fmean(mended[name, s].losses[-10:]) for s in range(run.seeds))
-    for name in (WITH, WITHOUT)
-)
+loss_saved = difference(lambda one: fmean(one.losses[-10:]))
 Markdown(
     f"With its adaptation the accuracy of the target alone, without a soft token, changes by {alone_change} points (n ="
-    f" {alone_change.n}). The training loss of the last ten steps, penalty included, is {best_loss:.2f} nats per token with"
-    f" LoRA and {worst_loss:.2f} without."
+    f" {alone_change.n}). The training loss of the last ten steps, penalty included, is lower with LoRA by {loss_saved} nats"
+    " per token (paired)."
 )
 
 # %% [markdown]
-# The adapter is trained by the same loss as the bridge, and so it learns what the loss asks for. Here that is a shifted
-# answer. What is trained by a wrong objective cannot be expected to lead away from it. The frozen target was the one part of
-# the system that still knew the task; adapting it lets the error reach that part too. Whether a small adapter helps a bridge
-# whose objective is right is another question, which needs no collapse; it was not what the log wanted it for.
+# The adapter is trained by the same loss as the bridge, and here that loss asks for a shifted answer. The frozen target was
+# the one part of the system that still knew the task; adapting it lets the error reach that part too. An adapter as small
+# beside its target as the log's may do less harm. Whether one helps a bridge whose objective is right is another question;
+# it was not what the log wanted it for.
 #
 # ### Sure is not sick
 #
@@ -814,8 +850,7 @@ Markdown(
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "The best recipe, question hidden, every seed. Left: bridged accuracy; dotted, the source alone. Right: entropy of the first token; shaded, what the log's criterion passes, around the baseline of either pair of hosts.", "name": "fig-stay-best"}, "image": {"alt": "Left, every line rises to near the dotted line and stays there. Right, on a logarithmic axis, the entropy of every run falls by more than a factor of ten while its accuracy rises, towards the shaded bands of the baselines, and ends above them."}}
 best_lines = [
-    home(s).four_lines(one.bridge, "report", visible=False)
-    for s, one in enumerate(healthy_runs)
+    told_lines(s, one.bridge, visible=False) for s, one in enumerate(healthy_runs)
 ]
 entropies = [
     {step: quality(b, s, visible=False) for step, b in one.watched.items()}
@@ -878,19 +913,17 @@ Markdown(
 
 # %% [markdown]
 # The log reads low entropy as a warning: `entropy_bridged << entropy_baseline`, over-confident, likely to loop. Along a
-# training that succeeds it falls all the way. In these collapses it is the baseline that is sure, and the collapsed bridge less
-# so. The criterion as written looks at both sides and so rejects every collapse. What it costs depends on whom else it is
-# shown. Where the question is visible, bridged target and baseline take their first token from the same text, and a healthy
-# bridge passes. Where the bridge carries the question, the target stays a little less sure than one that reads, and of a
-# baseline near zero a little is more than a fifth. That half of the healthy runs is rejected whole. The worth of the
-# criterion, at its threshold, is therefore the mean of two kinds put together in equal parts. With other parts it would be
-# anything between nothing and one. Nor does another tolerance part the quick profile's dots: some healthy runs lie among the
-# collapses.
+# training that succeeds it falls all the way. In these collapses it is the baseline that is sure, and the collapsed bridge
+# less so. The criterion as written looks at both sides and so rejects every collapse. What it costs depends on whom else it
+# is shown. Where the question is visible, bridged target and baseline take their first token from the same text, and a
+# healthy bridge passes. Where the bridge carries the question, the target stays a little less sure than one that reads, and
+# of a baseline near zero a little is more than a fifth: that half of the healthy runs is rejected whole. Shown the first
+# kind alone the criterion would be worth one, shown the second nothing; at its threshold it stands because they were mixed
+# in equal parts. Nor does another tolerance part the quick profile's dots: some healthy runs lie among the collapses.
 #
 # The RMS criterion tells which recipes have a norm at their end, and that is all: it passes the collapses that have one and
 # rejects the healthy runs that have none. Had the kinds been put together with the norm on the other side, its sign would be
-# the other. Loops did best. Every collapse has them and no healthy run has one. How many answers must be read to see one is
-# another question:
+# the other. Loops did best: every collapse has them and no healthy run has one. How many answers must be read to see one?
 
 # %% tags=["hide-input"]
 looping = sorted(c.loops for k in PLANTED for c in checkpoints[k] if c.collapsed)
@@ -938,9 +971,9 @@ Markdown(
 # %% [markdown]
 # Of the log's fixes this recipe has the gates' own group, at a higher rate, and of its next steps the cosine. It has no norm
 # at the output, no KL, no dropout and no adapter, and it keeps no checkpoint but the last. Some runs reach their highest
-# look only near the end, so it is the rise that this shows to be free of falls, more than a long plateau. The runs of [peak
-# and collapse](12_peak_and_collapse.ipynb), more than twice as long, say more of that. What sets it apart from the run that collapsed
-# is no remedy: it is asked for the answer, and its target has to listen, since it cannot see the question.
+# look only near the end, so it is the rise that this shows to be free of falls, more than a long plateau. It differs from
+# the run that collapsed in too much to say which part of it keeps it up. But the run with its labels right, which differs in
+# nothing else, did not fall either; and where the question is hidden, the shuffled source shows that the bridge is heard.
 #
 # ## Tweak it
 #
