@@ -81,7 +81,8 @@ def _bring_together(folder: Path, notes: Path) -> None:
     notes.write_text(json.dumps(agreed))
     if torn:
         raise PressError(
-            f"both were edited, {', '.join(torn.values())}: carry the one edit over, then delete the half you do not want"
+            f"both were edited, {', '.join(torn.values())}: carry the one edit over, then delete the half you do not"
+            " want"
         )
 
 
