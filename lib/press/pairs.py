@@ -3,6 +3,7 @@
 import fcntl
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import jupytext
@@ -76,6 +77,8 @@ def _bring_together(folder: Path, notes: Path) -> None:
             nbformat.write(cells, target)
         else:
             jupytext.write(cells, target, fmt="py:percent")
+        # JupyterLab refuses a notebook newer than its script where the two merely order a cell's metadata differently.
+        os.utime(target, ns=(source.stat().st_atime_ns, source.stat().st_mtime_ns))
         print(f"{target.relative_to(folder.parent)} brought up to {source.name} ({where})")
     agreed |= {script.stem: _digest(script) for script in folder.glob("*.py") if script.stem not in torn}
     notes.write_text(json.dumps(agreed))
@@ -121,5 +124,7 @@ def keep_verdicts(name: str, folder: Path = NOTEBOOKS, executed: Path = EXECUTED
         if CHECKED in cell.metadata.get("tags", []):
             cell.outputs, cell.execution_count = cells[cell.id].outputs, cells[cell.id].execution_count
             kept += 1
+    written = target.stat()
     nbformat.write(notebook, target)
+    os.utime(target, ns=(written.st_atime_ns, written.st_mtime_ns))
     return kept

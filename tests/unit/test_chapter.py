@@ -222,6 +222,8 @@ def test_checked_outputs_survive_an_edit_elsewhere(book: Path) -> None:
     pairs.bring_together(folder)
     kept = [c for c in nbformat.read(folder / "01_small.ipynb", 4).cells if c.get("outputs")]
     assert [c.outputs[0].text for c in kept] == ["2\n"]
+    # JupyterLab's jupytext would refuse a notebook that is newer than its script.
+    assert (folder / "01_small.ipynb").stat().st_mtime_ns <= (folder / "01_small.py").stat().st_mtime_ns
     with pytest.raises(PressError, match="other code than it now holds"):
         pairs.keep_verdicts("01_small", folder, book / "_build/executed")
     chapter.run("01_small", {"seeds": "5"}, book=True)
