@@ -253,7 +253,11 @@ for i in range(POSITIONS):
         for i, p in zip(best.indices, best.values.tolist(), strict=True)
         if p > 0.05
     )
-    rows.append(f"| {i} | soft token {i + 1} | {listed(ids[:, i])} | {named} |")
+    read, foretold = (
+        text.replace("|", r"\|")  # a special token's bars would end the cell
+        for text in (listed(ids[:, i]), named)
+    )
+    rows.append(f"| {i} | soft token {i + 1} | {read} | {foretold} |")
 Markdown(
     "| index | bridged target reads | unbridged target reads | and foretells most, where that is text |\n|--:|---|---|---|\n"
     + "\n".join(rows)
