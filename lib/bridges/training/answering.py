@@ -295,5 +295,6 @@ def _bridge(ensemble: Ensemble, place: int) -> Bridge:
 
 
 def _target(ensemble: Ensemble, place: int) -> PreTrainedModel | None:
-    model = ensemble.model(place)
-    return model.target.eval() if isinstance(model, _Adapted) else None
+    if not isinstance(ensemble.template, _Adapted):
+        return None
+    return cast(_Adapted, ensemble.model(place)).target.eval()
