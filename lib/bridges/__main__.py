@@ -14,11 +14,12 @@ def main() -> int:
     host.add_argument("--size", choices=["quick", "medium", "full"], default="quick")
     host.add_argument("--cache", type=Path, required=True, help="folder that keeps pretrained hosts")
     host.add_argument("--device", default="", help="torch device; the GPU when there is one, else the CPU")
-    checkup = commands.add_parser("checkup", help="read a contrastive loss log against its chance line")
-    checkup.add_argument(
-        "--loss", type=Path, required=True, help="a .csv with a column loss, or .jsonl with a key loss"
-    )
-    checkup.add_argument("--batch-size", type=int, required=True, help="pairs that each loss compared")
+    checkup = commands.add_parser("checkup", help="measure a bridge of your own, or read its contrastive loss log")
+    checkup.add_argument("file", type=Path, nargs="?", help="a Python file that makes an object called bridge")
+    checkup.add_argument("--json", type=Path, help="write the report there, for a program")
+    checkup.add_argument("--html", type=Path, help="write the report there, as a page")
+    checkup.add_argument("--loss", type=Path, help="a .csv with a column loss, or .jsonl with a key loss")
+    checkup.add_argument("--batch-size", type=int, help="pairs that each loss of the log compared")
     checkup.add_argument("--weight", type=float, default=1.0, help="sum of the weights of the loss's terms")
     options = parser.parse_args()
     # Each command imports what it needs: a loss log is read in a second, the hosts' library takes several.
@@ -51,9 +52,30 @@ def _host(options: argparse.Namespace) -> int:
 
 
 def _checkup(options: argparse.Namespace) -> int:
+    if bool(options.file) == bool(options.loss):
+        raise ValueError(
+            "give either a Python file that makes a bridge, or --loss with a log: python -m bridges checkup -h"
+        )
+    if options.loss:
+        return _loss_log(options)
+    from bridges.instruments.checkup import blaming, checkup, read_bridge
+
+    bridge = read_bridge(options.file)
+    with blaming(options.file):
+        report = checkup(bridge)
+    print(report)
+    for path, text in ((options.json, report.json), (options.html, report.html)):
+        if path:
+            path.write_text(text(), encoding="utf-8")
+    return 0
+
+
+def _loss_log(options: argparse.Namespace) -> int:
     from bridges.instruments.alignment import diagnose
     from bridges.tasks.loss_log import read_losses
 
+    if not options.batch_size:
+        raise ValueError("a loss log is read against ln(batch): give --batch-size, the pairs that each loss compared")
     if options.weight <= 0:
         raise ValueError(f"a weight of {options.weight} is no sum of weights: give a positive number")
     losses = [loss / options.weight for loss in read_losses(options.loss)]

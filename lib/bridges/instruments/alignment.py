@@ -36,6 +36,19 @@ def variation(rows: Float[Tensor, "samples width"]) -> float:
     return (rows - rows.mean(0)).norm().item() / size if size else 0.0
 
 
+def trend(losses: Sequence[float]) -> tuple[float, float]:
+    """The mean of a loss curve's last quarter minus that of its first, and the standard error of that.
+
+    Raises:
+        ValueError: for a single value.
+    """
+    if len(losses) < 2:
+        raise ValueError("one value is no curve: give the loss of at least two steps")
+    quarter = max(2, len(losses) // 4)
+    first, last = losses[:quarter], losses[-quarter:]
+    return fmean(last) - fmean(first), math.hypot(stdev(first), stdev(last)) / math.sqrt(quarter)
+
+
 @dataclass(frozen=True)
 class Diagnosis:
     """The explanations that what was given cannot tell apart, and why each other one was left out."""
@@ -76,12 +89,7 @@ def diagnose(
     if reading.state == "learns":
         return Diagnosis(("healthy",), tuple(reasons))
     if reading.state in ("above chance", "diverged"):
-        quarter = max(2, len(losses) // 4)
-        first, last = losses[:quarter], losses[-quarter:]
-        if len(first) < 2:
-            raise ValueError("one value is no curve: give the loss of at least two steps")
-        change = fmean(last) - fmean(first)
-        noise = math.hypot(stdev(first), stdev(last)) / math.sqrt(quarter)
+        change, noise = trend(losses)
         reasons.append(f"from the first quarter to the last the loss changed by {change:+.3f} nats, noise {noise:.3f}")
         if reading.state == "diverged" or change > 3 * noise:
             return Diagnosis(("diverged",), tuple(reasons))

@@ -5,6 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
+from scipy.stats import binom
+
 NEAR = 0.05  # nats from a chance line that still count as on it; fixed in the claims before any run
 
 
@@ -31,6 +33,12 @@ def stuck(loss: float, batch: int) -> bool:
 def chance_recall(k: int, gallery: int) -> float:
     """R@k of random ranking among `gallery` candidates, in percent."""
     return 100 * min(k, gallery) / gallery
+
+
+def beats_chance(recall: float, k: int, gallery: int) -> bool:
+    """Whether an R@k in percent, of as many queries as candidates, is more than random ranking gives once in 1,000."""
+    hits = round(recall * gallery / 100)
+    return bool(binom.sf(hits - 1, gallery, chance_recall(k, gallery) / 100) < 1e-3)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Healthy bridges and planted faults: what a check-up has to tell apart."""

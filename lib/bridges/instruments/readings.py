@@ -1,0 +1,82 @@
+"""Measurements that both kinds of check-up take."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from bridges.instruments.alignment import CONSTANT, trend, variation
+from bridges.instruments.chance import read_loss
+from bridges.instruments.gradients import gradient_flow
+from bridges.instruments.report import Reading
+
+DEAD_SHARE = 0.5  # of the connector's numbers that no gradient reaches
+MODES = 0.5  # of what training mode shows, that evaluation has to keep
+
+
+@contextmanager
+def mode(module: nn.Module | None, training: bool) -> Iterator[None]:
+    """Training or evaluation mode for the time being; running statistics and random numbers are put back."""
+    parts = list(module.modules()) if module else []
+    modes, kept = [part.training for part in parts], {}
+    if module:
+        kept = {name: buffer.clone() for name, buffer in module.named_buffers()}
+        module.train(training)
+    try:
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+            yield
+    finally:
+        for part, mode in zip(parts, modes, strict=True):
+            part.training = mode
+        with torch.no_grad():
+            for name, buffer in module.named_buffers() if module else ():
+                buffer.copy_(kept[name])
+
+
+def inputs_reading(name: str, rows: Tensor, fault: str) -> Reading:
+    """Whether inputs are finite, and vary; `fault` is that of inputs that do not."""
+    if not rows.isfinite().all():
+        return Reading(name, "not finite", "finite", "values that are not finite")
+    amount = variation(rows.flatten(1).float())
+    return Reading(f"{name}: variation", f"{amount:.2g}", f">= {CONSTANT:g}", fault if amount < CONSTANT else "")
+
+
+def flow_reading(module: nn.Module | None, loss: Callable[[], Tensor]) -> Reading | None:
+    """How much of what is trained a gradient reaches; None where there is nothing to train."""
+    if module is None or not any(True for _ in module.parameters()):
+        return None
+    try:
+        with torch.enable_grad():
+            flow = gradient_flow(module.named_parameters(), loss)
+    except ValueError as error:
+        return Reading("gradient", str(error), "reaches the connector", "no gradient to the connector")
+    size = {name: p.numel() for name, p in module.named_parameters()}
+    dead = sum(size[name] for name in flow.dead) / sum(size[name] for name in flow.gradient)
+    fault = "parameters that no gradient reaches" if dead >= DEAD_SHARE else ""
+    return Reading("parameters without gradient", f"{dead:.0%}", f"< {DEAD_SHARE:.0%}", fault)
+
+
+def log_readings(losses: Sequence[float], batch: int = 0) -> Iterator[Reading]:
+    """Where a loss curve went; with the pairs in a `batch` it is held against its chance line too."""
+    if len(losses) < 8:
+        return
+    change, noise = trend(losses)
+    state = read_loss(losses, batch).state if batch > 1 else ""
+    fault = ""
+    if change > 3 * noise and state in ("", "diverged", "above chance"):
+        fault = "loss that diverged"
+    elif change >= -3 * noise and state in ("", "above chance"):
+        fault = "training that moves nothing"
+    found = f"{change:+.3f}" + (f", {state}" if state else "")
+    yield Reading("training loss, last quarter against first", found, f"falls by > {3 * noise:.3f}", fault)
+
+
+def pooled(inputs: tuple[Tensor, ...]) -> Float[Tensor, "samples width"]:
+    """One vector for each sample: the mean over all but the first and last dimension, of what a mask lets through."""
+    first = inputs[0]
+    if first.dim() == 3 and len(inputs) > 1 and inputs[1].shape == first.shape[:2]:
+        there = inputs[1].to(first.dtype)[..., None]
+        return (first * there).sum(1) / there.sum(1).clamp_min(1)
+    return first if first.dim() == 2 else first.flatten(1, -2).mean(1)

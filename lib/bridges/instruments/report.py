@@ -1,0 +1,121 @@
+"""What a check-up found: every measurement beside its line, and the faults that are raised, causes first."""
+
+import json
+from dataclasses import asdict, dataclass
+from html import escape
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What a measurement beyond its line points to, the chapter that explains it, and what to try first."""
+
+    name: str
+    chapter: str
+    mend: str
+
+
+# From cause to consequence: what stands earlier can bring about what stands later.
+FAULTS = {
+    fault.name: fault
+    for fault in (
+        Fault("values that are not finite", "08_stuck_loss", "look for infinities where these values are made"),
+        Fault("constant inputs", "08_stuck_loss", "look at what extracts the inputs: it gives every sample the same"),
+        Fault("constant image inputs", "08_stuck_loss", "look at the image tower: it gives every image the same"),
+        Fault("constant text inputs", "08_stuck_loss", "look at the text tower: it gives every text the same"),
+        Fault("pairs that do not belong together", "08_stuck_loss", "check the order of both sides, row by row"),
+        Fault("the source reads the answers", "19_beyond_the_target", "take the answers out of what the source reads"),
+        Fault("no gradient to the connector", "11_direct_model", "look for detach, no_grad, or frozen parameters"),
+        Fault("another model in evaluation", "14_gate_schedules", "look for gates or norms set in training alone"),
+        Fault("loss that diverged", "09_initialisation", "lower the learning rate"),
+        Fault("training that moves nothing", "08_stuck_loss", "see that the optimiser holds the parameters"),
+        Fault("gates that are shut", "14_gate_schedules", "see that they are trained, at a rate that can open them"),
+        Fault("inputs too quiet", "04_collapse", "standardise the inputs: each feature to mean 0, deviation 1"),
+        Fault("tokens that do not follow the input", "04_collapse", "standardise the inputs, then look at the rate"),
+        Fault("image embeddings all alike", "09_initialisation", "lower the learning rate, normalise the inputs"),
+        Fault("text embeddings all alike", "09_initialisation", "lower the learning rate, normalise the inputs"),
+        Fault("scale far from the host's", "13_rms_matching", "match the tokens' RMS to the host's embeddings"),
+        Fault("parameters that no gradient reaches", "03_latents", "look for a part that cannot act, or has saturated"),
+        Fault("embeddings not of unit length", "08_stuck_loss", "normalise both sides before the loss"),
+        Fault("temperature that hides the pairs", "08_stuck_loss", "start at 0.07 and keep the factor below 100"),
+        Fault("input that is not used", "04_collapse", "train longer, or at other rates, and look at this gap again"),
+        Fault("held-out pairs at chance", "11_direct_model", "train longer, or at other rates, on more pairs"),
+        Fault("padding that changes the answers", "15_padding_and_stopping", "pad on the left"),
+        Fault("generations that do not end", "15_padding_and_stopping", "train on the end token"),
+        Fault("one sentence for all inputs", "04_collapse", "judge by the conditioning gap, not by BLEU alone"),
+        Fault("penalty that cannot see the answers", "16_kl_anchor", "compare logits that foretell the same tokens"),
+    )
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One measurement: what it is, what came out, the line it is held against, and the fault it raises, if any."""
+
+    what: str
+    found: str
+    line: str
+    fault: str = ""
+
+    def __post_init__(self) -> None:
+        if self.fault and self.fault not in FAULTS:
+            raise ValueError(f"fault {self.fault!r} is unknown; choose from {', '.join(FAULTS)}")
+
+
+@dataclass(frozen=True)
+class Report:
+    """The readings of a check-up in the order they were taken.
+
+    As rich text in a notebook, as plain text by `print`, and by `json` and `html`.
+    """
+
+    readings: tuple[Reading, ...]
+
+    @property
+    def faults(self) -> tuple[Fault, ...]:
+        """What was raised, causes before consequences: mend the first, then check again."""
+        raised = {reading.fault for reading in self.readings}
+        return tuple(fault for name, fault in FAULTS.items() if name in raised)
+
+    @property
+    def headline(self) -> str:
+        """The first fault, or that there is none."""
+        return self.faults[0].name if self.faults else "nothing raised"
+
+    def _advice(self) -> list[str]:
+        return [f"{fault.name} (chapter {fault.chapter}): {fault.mend}" for fault in self.faults]
+
+    def __str__(self) -> str:
+        rows = [(r.what, r.found, r.line, "<--" if r.fault else "") for r in self.readings]
+        widths = [max(len(row[i]) for row in rows) for i in range(3)]
+        table = ("  ".join([*(row[i].ljust(widths[i]) for i in range(3)), row[3]]).rstrip() for row in rows)
+        advice = (f"{number}. {text}" for number, text in enumerate(self._advice(), 1))
+        return "\n".join([self.headline, "", *table, "", *advice]).rstrip()
+
+    def _repr_markdown_(self) -> str:
+        head = f"**{self.headline}**\n\n| measured | found | line | raises |\n|---|---|---|---|\n"
+        rows = (f"| {r.what} | {r.found} | {r.line} | {r.fault} |" for r in self.readings)
+        advice = (f"{number}. {text}" for number, text in enumerate(self._advice(), 1))
+        return head + "\n".join(rows) + "\n\n" + "\n".join(advice)
+
+    def json(self) -> str:
+        """The report as a JSON object with the keys headline, faults and readings."""
+        faults = [asdict(fault) for fault in self.faults]
+        return json.dumps(
+            {"headline": self.headline, "faults": faults, "readings": [asdict(r) for r in self.readings]}, indent=1
+        )
+
+    def html(self) -> str:
+        """The report as a page of its own."""
+        cells = "".join(
+            "<tr>" + "".join(f"<td>{escape(text)}</td>" for text in (r.what, r.found, r.line, r.fault)) + "</tr>\n"
+            for r in self.readings
+        )
+        advice = "".join(f"<li>{escape(text)}</li>\n" for text in self._advice())
+        return (
+            '<!doctype html>\n<html lang="en"><meta charset="utf-8"><title>Check-up of a bridge</title>\n'
+            '<meta name="viewport" content="width=device-width"><meta name="color-scheme" content="light dark">\n'
+            "<style>body { font: 1rem/1.5 system-ui; max-width: 60rem; margin: 2rem auto; padding: 0 1rem }\n"
+            "th, td { text-align: left; padding: .3rem .8rem; border-bottom: 1px solid #8888 }</style>\n"
+            f"<h1>{escape(self.headline)}</h1>\n<table>\n<tr><th>measured<th>found<th>line<th>raises</tr>\n{cells}"
+            f"</table>\n<ol>\n{advice}</ol>\n</html>\n"
+        )

@@ -1,0 +1,281 @@
+"""The check-up: what it names, in which order, what it lets pass, and what it says of input it cannot use."""
+
+import json
+import re
+import runpy
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from bridges.instruments.alignment import trend
+from bridges.instruments.anchor import AnchorReach
+from bridges.instruments.chance import beats_chance
+from bridges.instruments.checkup import Contrastive, Generative, checkup, read_bridge
+from bridges.instruments.conditioning import derangement
+from bridges.instruments.generation import Degeneration
+from bridges.instruments.padding import PaddingShift
+from bridges.instruments.report import FAULTS, Reading, Report
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, normalize
+
+ROOT = Path(__file__).parents[2]
+WORDS, WIDTH, TOKENS, SAMPLES = 30, 16, 4, 96
+
+
+class Host(nn.Module):
+    """Reads tokens and says one word, by the sum of what they hold: a host that can be solved by hand."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.randn(WORDS, WIDTH, generator=torch.Generator().manual_seed(1)))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return normalize(tokens.mean(1), dim=-1) @ normalize(self.table, dim=-1).T * 20
+
+
+class Connector(nn.Module):
+    """Repeats the input's own vector, which is the word's embedding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.map = nn.Linear(WIDTH, WIDTH, bias=False)
+        self.gate = nn.Parameter(torch.tensor([2.0]))
+        self.norm = nn.BatchNorm1d(WIDTH, affine=False)
+        nn.init.eye_(self.map.weight)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        self.norm(inputs)  # has running statistics, which a check-up may not change
+        return (self.map(inputs) * self.gate.tanh()).unsqueeze(1).expand(-1, TOKENS, -1)
+
+
+def speaking() -> Generative:
+    torch.manual_seed(0)
+    host = Host().eval().requires_grad_(False)
+    said = torch.arange(SAMPLES) % WORDS
+    inputs = host.table[said] + 0.1 * torch.randn(SAMPLES, WIDTH)
+
+    def loss(tokens: Tensor, rows: Tensor) -> Tensor:
+        return cross_entropy(host(tokens), said[rows])
+
+    return Generative(Connector().eval(), inputs, loss, said[:, None], host.table)
+
+
+class Space(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.image, self.text = nn.Linear(WIDTH, WIDTH, bias=False), nn.Linear(WIDTH, WIDTH, bias=False)
+        nn.init.eye_(self.image.weight)
+        nn.init.eye_(self.text.weight)
+
+    def forward(self, image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
+        return normalize(self.image(image.mean(1)), dim=-1), normalize(self.text(text), dim=-1)
+
+
+def meeting() -> Contrastive:
+    torch.manual_seed(0)
+    text = torch.randn(SAMPLES, WIDTH)
+    return Contrastive(Space().eval(), text[:, None] + 0.1 * torch.randn(SAMPLES, 3, WIDTH), text)
+
+
+def first(bridge: Generative | Contrastive) -> str:
+    return checkup(bridge).headline
+
+
+def test_healthy_bridges_raise_nothing() -> None:
+    assert not checkup(speaking()).faults, str(checkup(speaking()))
+    assert not checkup(meeting()).faults, str(checkup(meeting()))
+
+
+def test_what_is_wrong_with_the_inputs_is_named_first() -> None:
+    b = speaking()
+    same = b.inputs[:1].expand_as(b.inputs)
+    assert first(replace(b, inputs=same)) == "constant inputs"
+    # At random: where each word's input stood with the next word's, a probe would rightly find a relation.
+    assert first(replace(b, inputs=b.inputs[derangement(SAMPLES)])) == "pairs that do not belong together"
+    broken = b.inputs.clone()
+    broken[5, 2] = torch.inf
+    assert first(replace(b, inputs=broken)) == "values that are not finite"
+    assert first(replace(b, leak=0.9)) == "the source reads the answers"
+
+
+def test_what_is_wrong_with_the_connector_is_named_first() -> None:
+    b = speaking()
+    shut = Connector().eval()
+    with torch.no_grad():
+        shut.gate.zero_()
+    assert first(replace(b, connector=shut)) == "gates that are shut"
+    whole = b.connector
+    assert first(replace(b, connector=lambda x: whole(x).detach(), module=whole)) == "no gradient to the connector"
+    blank = nn.Linear(WIDTH, TOKENS * WIDTH).eval()
+    with torch.no_grad():
+        blank.weight.zero_()
+    found = checkup(replace(b, connector=lambda x: blank(x).unflatten(1, (TOKENS, WIDTH)), module=None))
+    assert found.headline == "tokens that do not follow the input"
+    assert found.faults[-1].name == "input that is not used"
+
+
+def test_a_module_that_drops_its_input_in_evaluation_is_found_and_left_as_it_was() -> None:
+    class InTraining(Connector):
+        def forward(self, inputs: Tensor) -> Tensor:
+            found = super().forward(inputs)
+            return found if self.training else found[:1].expand_as(found)
+
+    own = InTraining()
+    own.norm.eval()
+    before = {name: buffer.clone() for name, buffer in own.named_buffers()}
+    state = torch.get_rng_state()
+    assert first(replace(speaking(), connector=own)) == "another model in evaluation"
+    assert own.training
+    assert not own.norm.training
+    assert all(torch.equal(before[name], buffer) for name, buffer in own.named_buffers())
+    assert all(p.grad is None for p in own.parameters())
+    torch.manual_seed(0)  # `speaking` draws; the check-up itself must not
+    bridge = replace(speaking(), connector=own)
+    state = torch.get_rng_state()
+    checkup(bridge)
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_a_scale_counts_only_where_the_host_would_rather_have_its_own() -> None:
+    """Only the loss tells whether a scale harms: a host that norms what it reads does not care how loud it is."""
+    b = speaking()
+    whole = b.connector
+    loud = replace(b, connector=lambda x: 1000 * whole(x), module=whole)
+    assert not checkup(loud).faults
+    faint = replace(loud, loss=lambda tokens, rows: b.loss(tokens, rows) + tokens.square().mean().sqrt().log().abs())
+    assert first(faint) == "scale far from the host's"
+
+
+def test_evidence_of_other_instruments_is_held_against_its_lines() -> None:
+    b = speaking()
+    sound = replace(
+        b,
+        leak=0.0,
+        padding=PaddingShift("left", 1e-5, 0.0, 20, 32),
+        generations=Degeneration(0.0, 0.0, 0.03, 32),
+        penalty=AnchorReach(1.0, 0.3, (0.1, 0.1)),
+        said=[str(i) for i in range(8)],
+        wanted=[str(i) for i in range(8)],
+    )
+    assert not checkup(sound).faults
+    for broken, name in (
+        ({"padding": PaddingShift("right", 3.0, 0.4, 20, 32)}, "padding that changes the answers"),
+        ({"generations": Degeneration(0.3, 0.0, 0.6, 32)}, "generations that do not end"),
+        ({"generations": Degeneration(0.0, 0.5, 0.0, 32)}, "generations that do not end"),
+        ({"penalty": AnchorReach(1.0, 0.0, (0.1, 0.0))}, "penalty that cannot see the answers"),
+        ({"said": ["the same"] * 8}, "one sentence for all inputs"),
+    ):
+        assert [fault.name for fault in checkup(replace(sound, **broken)).faults] == [name]
+    with pytest.raises(ValueError, match="3 outputs against 8 references"):
+        checkup(replace(sound, said=["a"] * 3))
+
+
+def test_a_loss_log_tells_what_does_not_move_and_what_diverges() -> None:
+    noise = torch.randn(80, generator=torch.Generator().manual_seed(0)) * 0.05
+    falls, flat, rises = (torch.linspace(3, end, 80) + noise for end in (1, 3, 6))
+    b = speaking()
+    assert not checkup(replace(b, losses=falls.tolist())).faults
+    assert first(replace(b, losses=flat.tolist())) == "training that moves nothing"
+    assert first(replace(b, losses=rises.tolist())) == "loss that diverged"
+    assert trend(rises.tolist())[0] == pytest.approx(2.3, abs=0.1)
+
+
+def test_contrastive_faults() -> None:
+    b = meeting()
+    embed = b.embed
+    torch.manual_seed(1)
+    fresh = nn.Sequential(nn.Linear(WIDTH, 64), nn.ReLU(), nn.Linear(64, WIDTH)).eval()
+    for broken, name in (
+        ({"image": b.image[:1].expand_as(b.image)}, "constant image inputs"),
+        ({"text": b.text[:1].expand_as(b.text)}, "constant text inputs"),
+        ({"text": b.text.roll(1, 0)}, "pairs that do not belong together"),
+        ({"embed": lambda i, t: [3 * x for x in embed(i, t)]}, "embeddings not of unit length"),
+        ({"scale": 0.01}, "temperature that hides the pairs"),
+        ({"embed": lambda i, t: [x.detach() for x in embed(i, t)], "module": embed}, "no gradient to the connector"),
+        ({"embed": lambda i, t: (embed(i, t)[0], normalize(fresh(t), dim=-1))}, "held-out pairs at chance"),
+        ({"embed": lambda i, t: (normalize(i.mean(1) * 0 + 1, dim=-1), t)}, "image embeddings all alike"),
+        ({"embed": lambda i, t: (embed(i, t)[0] / 0, t)}, "values that are not finite"),
+    ):
+        assert first(replace(b, **broken)) == name, name
+
+
+def test_chance_is_beaten_only_by_what_chance_hardly_reaches() -> None:
+    assert not beats_chance(100 * 10 / 256, 10, 256)
+    assert beats_chance(15.0, 10, 256)
+    assert not beats_chance(100.0, 10, 10)  # ten of ten are found by whatever order
+
+
+def test_a_report_as_text_markdown_json_and_page() -> None:
+    report = Report((Reading("a <b>", "1|2", ">= 3", "constant inputs"), Reading("c", "4", "< 5")))
+    assert str(report).splitlines()[0] == "constant inputs"
+    assert "<--" in str(report)
+    assert report._repr_markdown_().count("\n| ") == 3
+    told = json.loads(report.json())
+    assert told["headline"] == told["faults"][0]["name"] == "constant inputs"
+    assert len(told["readings"]) == 2
+    assert "a &lt;b&gt;" in report.html()
+    assert Report((Reading("c", "4", "< 5"),)).headline == "nothing raised"
+    with pytest.raises(ValueError, match="unknown; choose from"):
+        Reading("a", "b", "c", "no such fault")
+
+
+def test_every_fault_names_a_chapter_that_is_there() -> None:
+    for fault in FAULTS.values():
+        assert (ROOT / "notebooks" / f"{fault.chapter}.py").is_file(), fault
+        assert fault.mend
+
+
+def test_sides_that_do_not_fit_are_refused() -> None:
+    b = speaking()
+    with pytest.raises(ValueError, match="samples: 4"):
+        checkup(replace(b, inputs=b.inputs[:4], labels=None))
+    with pytest.raises(ValueError, match="samples: 96, 95"):
+        checkup(replace(b, labels=b.labels[1:]))
+
+
+def test_three_lines_report_on_a_model_of_another_project_within_thirty_seconds() -> None:
+    made = runpy.run_path(str(ROOT / "book" / "examples" / "my_bridge.py"))
+    connector, features, loss = made["Connector"](), made["features"], made["loss"]
+    started = time.monotonic()
+    report = checkup(Generative(connector, features, loss))
+    assert time.monotonic() - started < 30
+    assert report.headline in ("tokens that do not follow the input", "input that is not used")
+
+
+def command(*given: object) -> subprocess.CompletedProcess[str]:
+    run = [sys.executable, "-m", "bridges", "checkup", *map(str, given)]
+    return subprocess.run(run, capture_output=True, text=True)
+
+
+def test_the_command_checks_a_file_and_writes_both_forms(tmp_path: Path) -> None:
+    page, data = tmp_path / "report.html", tmp_path / "report.json"
+    done = command(ROOT / "book" / "examples" / "my_bridge.py", "--html", page, "--json", data)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[0] == json.loads(data.read_text())["headline"]
+    assert page.read_text().startswith("<!doctype html>")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("bridge = 3\n", "makes no bridge: end it with bridge = Generative"),
+        ("x = 1\nraise KeyError('x')\n", r"mine.py, line 2: KeyError: 'x'"),
+        ("", "makes no bridge"),
+    ],
+)
+def test_a_file_that_makes_no_bridge_is_refused_in_one_line(text: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(text)
+    with pytest.raises(ValueError, match=said):
+        read_bridge(tmp_path / "mine.py")
+    with pytest.raises(ValueError, match="is not there"):
+        read_bridge(tmp_path / "none.py")
+
+
+def test_the_command_says_what_it_needs() -> None:
+    done = command()
+    assert done.returncode == 1
+    assert re.fullmatch(r"error: give either a Python file .*\n", done.stderr)
