@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
 ROOT = Path(__file__).parents[2]
-WORDS, WIDTH, TOKENS, SAMPLES = 30, 16, 4, 96
+WORDS, WIDTH, TOKENS, SAMPLES = 30, 16, 4, 120
 
 
 class Host(nn.Module):
@@ -233,7 +233,7 @@ def test_sides_that_do_not_fit_are_refused() -> None:
     b = speaking()
     with pytest.raises(ValueError, match="samples: 4"):
         checkup(replace(b, inputs=b.inputs[:4], labels=None))
-    with pytest.raises(ValueError, match="samples: 96, 95"):
+    with pytest.raises(ValueError, match="samples: 120, 119"):
         checkup(replace(b, labels=b.labels[1:]))
 
 

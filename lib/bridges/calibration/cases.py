@@ -4,7 +4,7 @@ Each bridge is trained, and then broken in one way at a time; faults of training
 stands beside it, and was written down before the check-up saw the case.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any
@@ -43,6 +43,17 @@ class Case:
     planted: str
     names: tuple[str, ...]
     bridge: Generative | Contrastive
+
+
+def chosen(builders: dict[str, Callable[[], nn.Module]], only: Sequence[str]) -> dict[str, Callable[[], nn.Module]]:
+    """The connectors by the names in `only`, or all of them.
+
+    Raises:
+        ValueError: for a name that is not there.
+    """
+    if unknown := set(only) - builders.keys():
+        raise ValueError(f"connector {unknown.pop()!r} is unknown; choose from {', '.join(builders)}")
+    return {name: builders[name] for name in only or builders}
 
 
 class Altered(nn.Module):

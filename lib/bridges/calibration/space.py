@@ -1,6 +1,6 @@
 """The second thread: image patches and captions in one space."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bridges.calibration.cases import BATCH, FEW, TAUGHT, Altered, Case, Size, in_training_alone
+from bridges.calibration.cases import BATCH, FEW, TAUGHT, Altered, Case, Size, chosen, in_training_alone
 from bridges.connectors import peers
 from bridges.connectors.resampler import PerceiverResampler, ResamplerSettings
 from bridges.hosts.contrastive import AlignmentSettings, ContrastiveBridge
@@ -19,7 +19,7 @@ from bridges.training.fit import FitSettings, fit
 from bridges.training.losses import info_nce
 
 
-def shared_space(size: Size, seeds: range) -> Iterator[Case]:
+def shared_space(size: Size, seeds: range, only: Sequence[str] = ()) -> Iterator[Case]:
     """The second thread: image patches and captions in one space; CLIP's vision tower sees the drawn scenes."""
     drawn = scenes.scenes(TAUGHT + size.samples)
     pixels = torch.stack([torch.from_numpy(drawn.draw(i, 8)) for i in range(len(drawn))]).permute(0, 3, 1, 2) / 255
@@ -33,7 +33,7 @@ def shared_space(size: Size, seeds: range) -> Iterator[Case]:
         "linear": lambda: nn.Sequential(nn.LayerNorm(wide), nn.Linear(wide, size.width)),
         "CLIP": lambda: peers.ClipVision(size.width, size.width),
     } | {name: partial(peer, wide, size.width, size.tokens, size.width) for name, peer in peers.PEERS.items()}
-    for name, build in builders.items():
+    for name, build in chosen(builders, only).items():
         for seed in seeds:
             yield from _cases(name, build, pixels if name == "CLIP" else patches, text, size, seed)
 
@@ -74,7 +74,7 @@ def _cases(
     order = derangement(size.samples, seed)
     yield case("pairs shuffled", ("pairs that do not belong together",), replace(healthy, text=held[1][order]))
     for planted, fault, way in (
-        ("bridge detached", "no gradient to the connector", lambda x, _: x.detach()),
+        ("image side detached", "parameters that no gradient reaches", lambda x, _: x.detach()),
         ("image used in training alone", "another model in evaluation", in_training_alone),
         ("image embeddings not normalised", "embeddings not of unit length", lambda x, _: 3 * x),
     ):

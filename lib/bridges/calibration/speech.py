@@ -1,6 +1,6 @@
 """Connectors into hosts that speak: a sentence vector into a T5, one language model's states into another."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from bridges.calibration.cases import BATCH, TAUGHT, Case, Samples, Size, Speech
+from bridges.calibration.cases import BATCH, TAUGHT, Case, Samples, Size, Speech, chosen
 from bridges.connectors import peers
 from bridges.connectors.pooling import VectorToTokens
 from bridges.connectors.projection import Expander
@@ -44,8 +44,8 @@ class AsSequence(nn.Module):
         return self.inner(vector.unsqueeze(1))
 
 
-def vector_to_text(size: Size, seeds: range, hosts: Path) -> Iterator[Case]:
-    """The first thread: sentence vectors into a small T5."""
+def vector_to_text(size: Size, seeds: range, hosts: Path, only: Sequence[str] = ()) -> Iterator[Case]:
+    """The first thread: sentence vectors into a small T5 from the folder `hosts`, by all connectors or `only` some."""
     host = cast(Any, small_host("t5", "quick", hosts).requires_grad_(False))
     words, texts = instructions.tokenizer(), instructions.corpus(TAUGHT + size.samples).train
     vectors = instructions.sentence_vectors(texts)
@@ -71,7 +71,7 @@ def vector_to_text(size: Size, seeds: range, hosts: Path) -> Iterator[Case]:
     for seed in seeds:
         case = partial(Case, "vector to text", seed=seed)
         settings = FitSettings(size.steps, lr=3e-3, batch=BATCH)
-        for name, build in builders.items():
+        for name, build in chosen(builders, only).items():
             own = Speech(build, taught, held, host.shared.weight, settings, seed)
             for planted, names, bridge in own.cases():
                 if not planted:
@@ -103,7 +103,7 @@ class _Told(nn.Module):
         return self.scale(self.translator(states, mask))
 
 
-def one_llm_to_another(size: Size, seeds: range, hosts: Path) -> Iterator[Case]:
+def one_llm_to_another(size: Size, seeds: range, hosts: Path, only: Sequence[str] = ()) -> Iterator[Case]:
     """The third thread: one small language model's states into another, which does not see the question."""
     for seed in seeds:
         yield from _between(
@@ -111,7 +111,7 @@ def one_llm_to_another(size: Size, seeds: range, hosts: Path) -> Iterator[Case]:
         )
 
 
-def _between(own: Bench, size: Size, seed: int) -> Iterator[Case]:
+def _between(own: Bench, size: Size, seed: int, only: Sequence[str]) -> Iterator[Case]:
     target = cast(Any, own.pair.target)
     fits = FitSettings(size.steps, lr=5e-3, batch=BATCH)
     gated = replace(fits, groups=(GATE_GROUP,))
@@ -128,7 +128,7 @@ def _between(own: Bench, size: Size, seed: int) -> Iterator[Case]:
 
     case = partial(Case, "one LLM to another", seed=seed)
     taught, held = samples(own.taught), samples(own.exams["report"])
-    for name, build in builders.items():
+    for name, build in chosen(builders, only).items():
         settings = gated if name == "GatedTranslator" else fits
         speech = Speech(build, taught, held, target.get_input_embeddings().weight, settings, seed)
         for planted, names, bridge in speech.cases():

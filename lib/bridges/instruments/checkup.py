@@ -4,8 +4,9 @@
     report = checkup(Contrastive(embed, image, text))        # two sides that meet in one space
 
 Everything is a plain callable or tensor, so any PyTorch connector and host fits. Put the host in evaluation mode
-before; the connector is put there for the time being. A few hundred held-out samples are enough. The lines were set on
-seeds and sizes other than those that the book's table of hits and false alarms is made of.
+before; the connector is put there for the time being. A few hundred held-out samples are enough, and a hundred the
+least that all lines need. They were set on seeds and sizes other than those that the book's table of hits and false
+alarms is made of.
 """
 
 import runpy

@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 from bridges.instruments.alignment import CONSTANT, spread, variation
 from bridges.instruments.chance import NEAR, beats_chance, chance_loss
 from bridges.instruments.probe import linear_probe
-from bridges.instruments.readings import MODES, flow_reading, inputs_reading, log_readings, mode, pooled
+from bridges.instruments.readings import ENOUGH, MODES, flow_reading, inputs_reading, log_readings, mode, pooled
 from bridges.instruments.report import Reading
 from bridges.instruments.retrieval import recall
 
@@ -83,7 +83,8 @@ class Space:
         lost = not beats_chance(recalls[self.k], self.k, count)
         if min(variation(x.flatten(1).float()) for x in (bridge.image, bridge.text)) >= CONSTANT:
             probe = linear_probe(pooled((bridge.image,)).float(), pooled((bridge.text,)).float())
-            fault = "pairs that do not belong together" if lost and not probe.found else ""
+            apart = lost and not probe.found and count >= ENOUGH
+            fault = "pairs that do not belong together" if apart else ""
             yield Reading(
                 "linear probe, image to text", f"R² {probe.r2:.3f}", f"> {max(probe.null):.3f} (shuffled)", fault
             )

@@ -15,7 +15,7 @@ from bridges.instruments.conditioning import derangement
 from bridges.instruments.generation import Degeneration
 from bridges.instruments.padding import PaddingShift
 from bridges.instruments.probe import linear_probe
-from bridges.instruments.readings import MODES, flow_reading, inputs_reading, log_readings, mode, pooled
+from bridges.instruments.readings import ENOUGH, MODES, flow_reading, inputs_reading, log_readings, mode, pooled
 from bridges.instruments.report import Reading
 from bridges.instruments.soft_prompt import gates
 from bridges.instruments.uncertainty import Estimate, mean_interval
@@ -119,7 +119,8 @@ class Speech:
     def _relation(self, unused: bool) -> Iterator[Reading]:
         if self.bridge.labels is not None:
             probe = linear_probe(pooled(self.inputs).float(), _words(self.bridge.labels))
-            fault = "pairs that do not belong together" if unused and not probe.found else ""
+            lost = unused and not probe.found and self.count >= ENOUGH
+            fault = "pairs that do not belong together" if lost else ""
             found = f"R² {probe.r2:.3f}"
             yield Reading("linear probe, inputs to words", found, f"> {max(probe.null):.3f} (shuffled)", fault)
         if self.bridge.leak is not None:

@@ -12,6 +12,7 @@ from bridges.instruments.chance import read_loss
 from bridges.instruments.gradients import gradient_flow
 from bridges.instruments.report import Reading
 
+ENOUGH = 100  # samples below which a probe that finds nothing says nothing
 DEAD_SHARE = 0.5  # of the connector's numbers that no gradient reaches
 MODES = 0.5  # of what training mode shows, that evaluation has to keep
 
