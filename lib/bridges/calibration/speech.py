@@ -106,9 +106,8 @@ class _Told(nn.Module):
 def one_llm_to_another(size: Size, seeds: range, hosts: Path, only: Sequence[str] = ()) -> Iterator[Case]:
     """The third thread: one small language model's states into another, which does not see the question."""
     for seed in seeds:
-        yield from _between(
-            bench(HOST_SEEDS[seed % len(HOST_SEEDS)], "quick", hosts, "cpu", "target", size.samples, TAUGHT), size, seed
-        )
+        own = bench(HOST_SEEDS[seed % len(HOST_SEEDS)], "quick", hosts, "cpu", "target", size.samples, TAUGHT)
+        yield from _between(own, size, seed, only)
 
 
 def _between(own: Bench, size: Size, seed: int, only: Sequence[str]) -> Iterator[Case]:

@@ -10,6 +10,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from bridges.training.parallel import Parallel
+
 LAST, BEST = "last.safetensors", "best.safetensors"
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")  # what torch's AdamW remembers of a parameter
 
@@ -26,10 +28,14 @@ def put_back(model: nn.Module, kept: dict[str, Tensor]) -> None:
         tensor.copy_(kept[name])
 
 
-def describe(model: nn.Module, settings: Any, seed: int, samples: int) -> dict[str, str]:
-    """What makes a run this run: its settings, and the shape of its model with what is trained of it."""
+def describe(model: nn.Module, settings: Any, seed: int, samples: int, world: int) -> dict[str, str]:
+    """What makes a run this run: its settings, the shape of its model with what is trained of it, its processes."""
     parts = {name: (*t.shape, t.requires_grad) for name, t in (*model.named_parameters(), *model.named_buffers())}
-    return {"asked": json.dumps([asdict(settings), seed, samples]), "model": json.dumps(parts)}
+    return {
+        "asked": json.dumps([asdict(settings), seed, samples]),
+        "model": json.dumps(parts),
+        "processes": str(world),
+    }
 
 
 def keep_best(folder: Path, model: nn.Module) -> None:
@@ -42,11 +48,20 @@ def read_best(folder: Path) -> dict[str, Tensor]:
     return _read(folder / BEST)[0]
 
 
+def random_states(batches: torch.Generator, parallel: Parallel) -> dict[str, Tensor]:
+    """The state of the batches, which all processes share, and of dropout, one row for each; all must call it."""
+    own = {"random.cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        own["random.cuda"] = torch.cuda.get_rng_state()
+    rows = {name: parallel.gather(state[None].to(parallel.device)).cpu() for name, state in own.items()}
+    return rows | {"random.batches": batches.get_state()}
+
+
 def keep_last(
     folder: Path,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    batches: torch.Generator,
+    random: dict[str, Tensor],
     run: dict[str, str],
     losses: list[float],
     validation: dict[int, float],
@@ -56,16 +71,18 @@ def keep_last(
     for name, parameter in model.named_parameters():
         if optimizer.state.get(parameter):
             state |= {f"{key}.{name}": optimizer.state[parameter][key] for key in MOMENTS}
-    state["random.batches"], state["random.cpu"] = batches.get_state(), torch.get_rng_state()
-    if torch.cuda.is_available():
-        state["random.cuda"] = torch.cuda.get_rng_state()
-    _write(folder / LAST, state, run | {"history": json.dumps([losses, list(validation.items())])})
+    _write(folder / LAST, state | random, run | {"history": json.dumps([losses, list(validation.items())])})
 
 
 def resume(
-    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, batches: torch.Generator, run: dict[str, str]
+    folder: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batches: torch.Generator,
+    run: dict[str, str],
+    rank: int,
 ) -> tuple[list[float], dict[int, float]]:
-    """Bring everything to where the kept run stopped; its losses, and its validation losses by step.
+    """Bring everything to where the kept run stopped, dropout to where process `rank` was; its losses and validation.
 
     Raises:
         ValueError: for a checkpoint of another run or model, or a damaged one.
@@ -74,7 +91,11 @@ def resume(
     if not path.is_file():
         return [], {}
     state, notes = _read(path)
-    for part, other in (("asked", "was trained with other settings, seed or data"), ("model", "holds another model")):
+    for part, other in (
+        ("asked", "was trained with other settings, seed or data"),
+        ("model", "holds another model"),
+        ("processes", "was trained on another number of processes"),
+    ):
         if notes.get(part) != run[part]:
             raise ValueError(f"{path} {other}: take it away, or give another folder")
     losses, validation = json.loads(notes["history"])
@@ -86,9 +107,10 @@ def resume(
             # To the parameter's device, the step too: fused AdamW keeps it there.
             optimizer.state[parameter] = {key: state[f"{key}.{name}"].to(parameter.device) for key in MOMENTS}
     batches.set_state(state["random.batches"])
-    torch.set_rng_state(state["random.cpu"])
+    # Cloned: torch 2.13 reads the state from the start of the storage, whatever row of it is given.
+    torch.set_rng_state(state["random.cpu"][rank].clone())
     if "random.cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["random.cuda"])
+        torch.cuda.set_rng_state(state["random.cuda"][rank].clone())
     return losses, {int(step): loss for step, loss in validation}
 
 

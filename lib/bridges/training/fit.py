@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from bridges.training import checkpoints
+from bridges.training.parallel import Parallel
 
 PATIENT = 2  # looks without improvement after which the plateau schedule halves the rate
 
@@ -35,6 +36,7 @@ GATE_GROUP = Group("translator.gates.", rate=3.0, weight_decay=0.0)
 class FitSettings:
     """How long and how fast: `steps` batches of `batch` samples, learning rate `lr` reached after `warmup` steps.
 
+    `batch` is global: where several processes train together, each takes its share of it.
     `clip` is the largest gradient norm, `math.inf` for none. A parameter belongs to the first of `groups` whose prefix
     its name has. The schedule ends with the last step, or at `horizon` where training is to stop before that. Every
     `every` steps the model is validated and kept, where `fit` was told how and where; after `patience` such looks
@@ -116,54 +118,65 @@ def fit(
     *,
     validate: Callable[[], float] | None = None,
     keep: Path | None = None,
+    parallel: Parallel | None = None,
 ) -> History:
     """Minimise `batch_loss(indices)` over the parameters of `model`, batches drawn from `range(samples)`.
 
     Batches come from a generator of their own, dropout from torch's global one, both started from `seed`: two calls
-    with the same seed see the same batches and the same dropout masks.
+    with the same seed see the same batches and the same dropout masks. Processes that train together draw the same
+    batches, and masks of their own; buffers that training moves, such as a batch norm's means, stay each one's own, and
+    a checkpoint holds the main process's.
 
     Args:
         model: its parameters that require a gradient are trained, in place.
-        batch_loss: the loss of a batch of sample indices.
+        batch_loss: the loss of a batch of sample indices, or of this process's share of it.
         samples: how many samples there are.
         settings: how long and how fast.
         seed: of the batches and of dropout.
         describe: what the progress bar says.
-        validate: the validation loss of the model as it is; with it, the best weights are put back in the end.
+        validate: the validation loss of the model as it is, averaged over the processes; with it, the best weights are
+            put back in the end.
         keep: a folder for `last.safetensors`, from which an interrupted run goes on as if it had not been, and
-            `best.safetensors`, the best weights looked at.
+            `best.safetensors`, the best weights looked at. The main process writes it, and all read it.
+        parallel: the processes that train together, as `Parallel.launched()` gives them; None trains alone.
 
     Raises:
         FloatingPointError: when the loss is not finite, naming the step; what was kept stays.
         ValueError: for settings that cannot be followed, or a checkpoint of another run, or a damaged one.
     """
+    parallel = parallel or Parallel()
+    parallel.check_batch(settings.batch)
     check_groups(model, settings)
     if (settings.patience or settings.schedule == "plateau") and not (validate and settings.every):
         raise ValueError("patience and the plateau schedule need validation: give `validate` and `every`")
     if (validate or keep) and not settings.every:
         raise ValueError("the model is validated and kept every so many steps: give `every`")
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    parallel.agree(trained.values())
     groups = [
         {"params": [p], "factor": settings.group(name).rate, "weight_decay": settings.decay(name)}
         for name, p in trained.items()
     ]
     optimizer = torch.optim.AdamW(groups, lr=settings.lr, fused=True)
     batches = torch.Generator().manual_seed(seed)
-    torch.manual_seed(seed)
-    run = checkpoints.describe(model, settings, seed, samples)
-    history = History(*checkpoints.resume(keep, model, optimizer, batches, run)) if keep else History()
+    torch.manual_seed(seed + parallel.rank)
+    run = checkpoints.describe(model, settings, seed, samples, parallel.world)
+    history = History(*checkpoints.resume(keep, model, optimizer, batches, run, parallel.rank)) if keep else History()
     best = checkpoints.weights(model) if validate and not keep else {}
     todo = range(len(history.losses), settings.steps)
     try:
-        for step in tqdm(todo, desc=describe, initial=todo.start, total=settings.steps, leave=False):
+        for step in tqdm(
+            todo, desc=describe, initial=todo.start, total=settings.steps, leave=False, disable=not parallel.main
+        ):
             if settings.patience and history.validation and history.waited() >= settings.patience:
                 break
             for name, parameter in trained.items():
                 parameter.requires_grad_(step >= settings.group(name).start)
-            loss = batch_loss(torch.randint(samples, (settings.batch,), generator=batches))
-            if not torch.isfinite(loss):
+            loss = batch_loss(parallel.share(torch.randint(samples, (settings.batch,), generator=batches)))
+            mean = parallel.average(loss)
+            if not torch.isfinite(mean):
                 raise FloatingPointError(
-                    f"{describe}: the loss is {loss.item()} at step {step}; lower the learning rate or look for"
+                    f"{describe}: the loss is {mean.item()} at step {step}; lower the learning rate or look for"
                     " infinities in the inputs"
                 )
             halved = 0.5**history.halvings if settings.schedule == "plateau" else 1.0
@@ -171,19 +184,23 @@ def fit(
                 group["lr"] = settings.lr * settings.rate(step) * group["factor"] * halved
             optimizer.zero_grad()
             loss.backward()
+            parallel.average_gradients(trained.values())
             nn.utils.clip_grad_norm_(list(trained.values()), settings.clip)
             optimizer.step()
-            history.losses.append(loss.item())
+            history.losses.append(mean.item())
             done = step + 1
             if settings.every and (done % settings.every == 0 or done == settings.steps):
                 if validate:
-                    history.validation[done] = _validated(validate, describe, done)
+                    history.validation[done] = _validated(validate, describe, done, parallel)
                     if history.best == done:
                         best = {} if keep else checkpoints.weights(model)
-                        if keep:
+                        if keep and parallel.main:
                             checkpoints.keep_best(keep, model)
                 if keep:
-                    checkpoints.keep_last(keep, model, optimizer, batches, run, history.losses, history.validation)
+                    random = checkpoints.random_states(batches, parallel)
+                    if parallel.main:
+                        checkpoints.keep_last(keep, model, optimizer, random, run, history.losses, history.validation)
+                    parallel.wait()
     finally:  # else a run that is called again after an interruption would leave out what was frozen
         for parameter in trained.values():
             parameter.requires_grad_(True)
@@ -207,8 +224,8 @@ def check_groups(model: nn.Module, settings: FitSettings) -> None:
         raise ValueError("every parameter is frozen at the first step: let one group start at 0")
 
 
-def _validated(validate: Callable[[], float], describe: str, done: int) -> float:
-    loss = validate()
+def _validated(validate: Callable[[], float], describe: str, done: int, parallel: Parallel) -> float:
+    loss = parallel.average(torch.tensor(validate(), dtype=torch.float64, device=parallel.device)).item()
     if not math.isfinite(loss):
         raise FloatingPointError(f"{describe}: the validation loss is {loss} after {done} steps; what was kept stays")
     return loss
