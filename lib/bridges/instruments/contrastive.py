@@ -69,6 +69,7 @@ class Space:
 
     def readings(self) -> Iterator[Reading]:
         bridge, count = self.bridge, len(self.bridge.image)
+        yield Reading("held-out pairs", f"{count}", f">= {ENOUGH}")
         for name, rows in (("image", bridge.image), ("text", bridge.text)):
             yield inputs_reading(f"{name} inputs", rows, f"constant {name} inputs")
         with torch.no_grad():

@@ -97,6 +97,7 @@ class Speech:
 
     def readings(self) -> Iterator[Reading]:
         bridge = self.bridge
+        yield Reading("held-out samples", f"{self.count}", f">= {ENOUGH}")
         first = inputs_reading("inputs", self.inputs[0], "constant inputs")
         yield first
         with torch.no_grad():

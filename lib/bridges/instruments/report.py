@@ -30,7 +30,7 @@ FAULTS = {
         Fault("training that moves nothing", "08_stuck_loss", "see that the optimiser holds the parameters"),
         Fault("gates that are shut", "14_gate_schedules", "see that they are trained, at a rate that can open them"),
         Fault("inputs too quiet", "04_collapse", "standardise the inputs: each feature to mean 0, deviation 1"),
-        Fault("tokens that do not follow the input", "04_collapse", "standardise the inputs, then look at the rate"),
+        Fault("tokens that do not follow the input", "04_collapse", "train longer; look for what drowns the input"),
         Fault("image embeddings all alike", "09_initialisation", "lower the learning rate, normalise the inputs"),
         Fault("text embeddings all alike", "09_initialisation", "lower the learning rate, normalise the inputs"),
         Fault("scale far from the host's", "13_rms_matching", "match the tokens' RMS to the host's embeddings"),
@@ -115,6 +115,7 @@ class Report:
             '<!doctype html>\n<html lang="en"><meta charset="utf-8"><title>Check-up of a bridge</title>\n'
             '<meta name="viewport" content="width=device-width"><meta name="color-scheme" content="light dark">\n'
             "<style>body { font: 1rem/1.5 system-ui; max-width: 60rem; margin: 2rem auto; padding: 0 1rem }\n"
+            "table { display: block; overflow-x: auto; border-collapse: collapse }\n"
             "th, td { text-align: left; padding: .3rem .8rem; border-bottom: 1px solid #8888 }</style>\n"
             f"<h1>{escape(self.headline)}</h1>\n<table>\n<tr><th>measured<th>found<th>line<th>raises</tr>\n{cells}"
             f"</table>\n<ol>\n{advice}</ol>\n</html>\n"
