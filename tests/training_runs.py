@@ -1,4 +1,7 @@
-"""What the tests of the three threads share: the command line in this process, or in one that is killed."""
+"""What the tests of the three threads share: the command line in this process, in one that is killed, and in two.
+
+Launched by Accelerate, this file runs the command lines that it is given as JSON.
+"""
 
 import json
 import os
@@ -13,7 +16,8 @@ import torch
 from bridges.__main__ import main
 from bridges.training import pretrain
 from bridges.training.fit import FitSettings
-from bridges.training.job import LOG
+from bridges.training.job import LOG, Job
+from torch import Tensor
 
 
 def brief_hosts(patch: pytest.MonkeyPatch) -> None:
@@ -35,6 +39,21 @@ def refused(capsys: pytest.CaptureFixture[str], *command: object) -> str:
     return told[-1]
 
 
+def interrupted(patch: pytest.MonkeyPatch, kind: type[Job], step: int, command: list[str]) -> None:
+    """Run the command in this process until its training is interrupted in a step."""
+    loss = kind.batch_loss
+
+    def stops(job: Job, rows: Tensor) -> Tensor:
+        if job.step == step and job.module.training and (job.out / LOG).is_file():  # not while the time is taken
+            raise KeyboardInterrupt
+        return loss(job, rows)
+
+    patch.setattr(kind, "batch_loss", stops)
+    with pytest.raises(KeyboardInterrupt):
+        main(command)
+    patch.setattr(kind, "batch_loss", loss)
+
+
 def killed(out: Path, lines: int, command: list[str]) -> None:
     """Start the command in a process of its own, and kill it once its log has so many lines."""
     env = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
@@ -47,3 +66,7 @@ def killed(out: Path, lines: int, command: list[str]) -> None:
     assert process.poll() is None, "it ended before it was killed"
     process.send_signal(signal.SIGKILL)
     process.wait()
+
+
+if __name__ == "__main__":
+    sys.exit(max(main(command) for command in json.loads(sys.argv[1])))

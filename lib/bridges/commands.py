@@ -59,10 +59,23 @@ def parser() -> argparse.ArgumentParser:
 
 
 def settings(options: argparse.Namespace) -> Training:
-    """The settings that a `train` command line asks for."""
+    """The settings that a `train` command line asks for.
+
+    Raises:
+        ValueError: for files given without the data to train on.
+    """
     thread = THREADS[options.thread]
     named, given = thread.module.NAMED, _given(options)
+    for part in fields(named["small"]):
+        if thread.data not in given and part.metadata.get("path") and part.name in given:
+            raise ValueError(
+                f"{_flag(part.name)} is given and {_flag(thread.data)} is not: give both, or neither for the small set"
+            )
     return replace(named[options.config or (next(iter(named)) if thread.data in given else "small")], **given)
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def _given(options: argparse.Namespace) -> dict[str, Any]:
@@ -93,7 +106,7 @@ def _add_training(parser: argparse.ArgumentParser, thread: Thread) -> None:
 
 
 def _add_setting(parser: argparse.ArgumentParser, name: str, like: Any, told: Any) -> None:
-    flag = f"--{name.replace('_', '-')}"
+    flag = _flag(name)
     if isinstance(like, bool):
         parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=told["help"])
     else:

@@ -4,11 +4,11 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
+import training_runs
 from bridges import commands
 from bridges.__main__ import main
 from bridges.training import image_text, vector_to_text
@@ -72,6 +72,13 @@ def test_a_word_too_many_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
         assert "unrecognized arguments: --odd" in capsys.readouterr().err
 
 
+def test_files_without_data_to_train_on_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for thread, flag in (("vector-to-text", "--manifest"), ("llm-to-llm", "--test")):
+        told = refused(capsys, "train", thread, flag, "some", "--out", tmp_path / "run")
+        assert f"{flag} is given and {FLAGS[thread]} is not" in told
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_torn_log_is_read_to_its_last_whole_line(tmp_path: Path) -> None:
     (tmp_path / "log.jsonl").write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "lo')
     assert read_log(tmp_path / "log.jsonl") == [{"step": 1, "loss": 2.0}]
@@ -90,39 +97,46 @@ def without_dropout(data: vector_to_text.Settings) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | {"dropout_rate": 0.0}))
 
 
-@pytest.mark.parametrize("thread", ["vector-to-text", "image-text"])
 def test_two_processes_train_as_one(
-    thread: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A mean over tokens, and a contrast with the other process's pairs."""
     brief_hosts(monkeypatch)
     monkeypatch.setattr(vector_to_text, "SMALL_SENTENCES", 60)
     monkeypatch.setattr(image_text, "SMALL_PAIRS", 60)
-    module = commands.THREADS[thread].module
-    small: Callable[[Path, Path], vector_to_text.Settings] = module.small
-    data = small(tmp_path / "data", tmp_path / "cache")
-    names = ["pairs", "clip"]
-    if thread == "vector-to-text":
-        without_dropout(data)
-        names = ["features", "manifest", "val_features", "val_manifest", "host"]
-    files = [part for name in names for part in (f"--{name.replace('_', '-')}", getattr(data, name))]
-    command = ["train", thread, *files, "--config", "small", "--batch-size", "8", "--epochs", "1", "--every", "4"]
-    command += ["--device", "cpu", "--out"]
-    assert main([*command, str(tmp_path / "one")]) == 0
-    told = capsys.readouterr().out
-    assert "parameters trained" in told
-    assert "steps to do" in told
+    clips = vector_to_text.small(tmp_path / "clips", tmp_path / "cache")
+    without_dropout(clips)
+    pairs = image_text.small(tmp_path / "pairs", tmp_path / "cache")
+    common = ["--config", "small", "--batch-size", "8", "--epochs", "1", "--every", "4", "--device", "cpu", "--out"]
+    threads = {
+        "vector-to-text": (clips, ("features", "manifest", "val_features", "val_manifest", "host")),
+        "image-text": (pairs, ("pairs", "clip")),
+    }
+    commands_of_two = []
+    for thread, (data, names) in threads.items():
+        files = [part for name in names for part in (f"--{name.replace('_', '-')}", getattr(data, name))]
+        command = ["train", thread, *files, *common]
+        assert main([*command, str(tmp_path / f"{thread}-1")]) == 0
+        told = capsys.readouterr().out
+        assert "parameters trained" in told
+        assert "steps to do" in told
+        commands_of_two.append([*command, str(tmp_path / f"{thread}-2")])
 
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes=2"]
-    launch += ["--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no", "--main_process_port=0", "-m"]
+    launch += ["--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no", "--main_process_port=0"]
     env = {"ACCELERATE_USE_CPU": "true", "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"} | os.environ
     ran = subprocess.run(
-        [*launch, "bridges", *command, str(tmp_path / "two")], env=env, capture_output=True, text=True, timeout=100
+        [*launch, training_runs.__file__, json.dumps(commands_of_two)],
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=100,
     )
     assert ran.returncode == 0, ran.stderr
-    assert ran.stdout.count("steps to do") == 1, "the main process alone speaks"
-    one, two = log(tmp_path / "one"), log(tmp_path / "two")
-    assert len(one) > 8
-    assert [line.keys() for line in one] == [line.keys() for line in two]
-    for ours, theirs in zip(one, two, strict=True):
-        assert ours == pytest.approx(theirs, abs=1e-4)
+    assert ran.stdout.count("steps to do") == 2, "the main process alone speaks, once for each training"
+    for thread in threads:
+        one, two = (log(tmp_path / f"{thread}-{count}") for count in (1, 2))
+        assert len(one) > 8
+        assert [line.keys() for line in one] == [line.keys() for line in two]
+        for ours, theirs in zip(one, two, strict=True):
+            assert ours == pytest.approx(theirs, abs=1e-4)

@@ -18,7 +18,7 @@ from bridges.training import image_text
 from bridges.training.image_text import NAMED, ImageTextJob, Settings, prepare, shape, small
 from bridges.training.losses import alignment_loss, info_nce
 from safetensors.torch import load_file
-from training_runs import killed, log, refused
+from training_runs import interrupted, log, refused
 
 TINY = ["--config", "small", "--epochs", "1", "--batch-size", "8", "--every", "3", "--device", "cpu"]
 CHANCE = 1.25 * math.log(8)
@@ -78,15 +78,18 @@ def test_a_run_by_the_command_line_from_nothing(
     assert list(kept["recall"])[-1] == "text to image, 32"
     assert kept["chance"] == pytest.approx(CHANCE)
     assert main(["curves", str(out), "--output", str(tmp_path / "curves.svg")]) == 0
-    assert "run, chance" in (tmp_path / "curves.svg").read_text() or (tmp_path / "curves.svg").stat().st_size > 5000
+    assert "<!-- run, chance -->" in (tmp_path / "curves.svg").read_text()
 
 
-def test_a_killed_run_goes_on_to_the_same_losses(data: Settings, tmp_path: Path) -> None:
+def test_an_interrupted_run_goes_on_to_the_same_losses(
+    data: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With the same prefixes sampled, too."""
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    command = ["train", "image-text", "--pairs", data.pairs, "--clip", data.clip, *TINY, "--epochs", "8"]
+    command = ["train", "image-text", "--pairs", data.pairs, "--clip", data.clip, *TINY, "--epochs", "2"]
     assert main([*command, "--out", str(whole)]) == 0
-    killed(broken, 9, [*command, "--out", str(broken)])
+    interrupted(monkeypatch, ImageTextJob, 8, [*command, "--out", str(broken)])
+    assert max(line["step"] for line in log(broken)) == 8
     assert main([*command, "--out", str(broken)]) == 0
     assert log(broken) == log(whole)
     kept, other = (load_file(folder / "last.safetensors") for folder in (whole, broken))
@@ -176,7 +179,7 @@ def test_a_run_is_refused_in_one_line(data: Settings, tmp_path: Path, capsys: py
     assert "connector 'odd' is unknown" in refused(capsys, *command, "--connector", "odd")
     assert "pooling 'odd' is unknown" in refused(capsys, *command, "--pooling", "odd")
     assert "a prefix of 32 is wider than the common space of 16" in refused(capsys, *command, "--width", "16")
-    assert not (out / "settings.json").exists()
+    assert not out.exists()
 
 
 def test_a_sketch_has_the_shape_of_the_module(data: Settings, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from bridges.training import llm_to_llm
 from bridges.training.llm_to_llm import LINES, NAMED, LlmToLlmJob, Settings, prepare, prompt, small
 from safetensors.torch import load_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from training_runs import brief_hosts, killed, log, refused
+from training_runs import brief_hosts, interrupted, log, refused
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 # The form of GSM8K's lines: commas within numbers, dollar signs, the calculator's marks, several lines.
@@ -141,11 +141,14 @@ def test_a_run_by_the_command_line_from_nothing(
     assert main(["curves", str(out), "--output", str(tmp_path / "curves.png")]) == 0
 
 
-def test_a_killed_run_goes_on_to_the_same_losses(data: Settings, tmp_path: Path) -> None:
+def test_an_interrupted_run_goes_on_to_the_same_losses(
+    data: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the penalty from the same step on, too."""
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    command = ["train", "llm-to-llm", *files(data), *TINY, "--steps", "40"]
+    command = ["train", "llm-to-llm", *files(data), *TINY, "--kl-weight", "0.5", "--warmup-steps", "4"]
     assert main([*command, "--out", str(whole)]) == 0
-    killed(broken, 10, [*command, "--out", str(broken)])
+    interrupted(monkeypatch, LlmToLlmJob, 4, [*command, "--out", str(broken)])
     assert main([*command, "--out", str(broken)]) == 0
     assert log(broken) == log(whole)
     kept, other = (load_file(folder / "best.safetensors") for folder in (whole, broken))

@@ -197,6 +197,7 @@ def prepare(settings: Settings, out: Path, device: str = "cpu", parallel: Parall
     """
     if not settings.pairs:
         raise ValueError(f"there are no pairs: give a folder with {CAPTIONS} and images, or with {FEATURES}")
+    shape(settings, 1, 1)  # refused now, and not after hours of encoding
     folder = Path(settings.pairs)
     pairs = None if (folder / FEATURES).is_file() else read_pairs(folder)
     chance = (CLIP_WEIGHT + MRL_WEIGHT) * math.log(max(settings.batch_size, 1))
@@ -210,14 +211,12 @@ def prepare(settings: Settings, out: Path, device: str = "cpu", parallel: Parall
 
 
 def encoded(settings: Settings, pairs: Pairs, run: Run, place: torch.device) -> Seen:
-    """The pairs as the settings' towers see them, kept beside the run where they are small enough.
-
-    Raises:
-        OSError: in one line, for towers that cannot be loaded.
-    """
+    """The pairs as the settings' towers see them, kept beside the run where they are small enough."""
     made_of = json.dumps([settings.clip, settings.text, run.asked["data"]])
     kept = run.out / "features" / sha256(made_of.encode()).hexdigest()[:16]
-    if (kept / FEATURES).is_file():
+    there = (kept / FEATURES).is_file()
+    run.parallel.wait()  # all have looked before one writes
+    if there:
         return Seen(*_whole(kept))
     towers = clip.load(settings.clip)
     towers.model.to(place)
