@@ -2,11 +2,19 @@
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
+LATER = {
+    "train": "train a connector from files on disk, or on a small set that is written there first",
+    "validate": "judge a trained connector and write its report",
+    "curves": "draw training and validation losses of trainings",
+}
 
-def main() -> int:
+
+def main(arguments: Sequence[str] | None = None) -> int:
     """Parse the command line and run the command; returns the exit status."""
+    arguments = sys.argv[1:] if arguments is None else arguments
     parser = argparse.ArgumentParser(prog="python -m bridges")
     commands = parser.add_subparsers(dest="command", required=True)
     host = commands.add_parser("host", help="pretrain a small host, unless the cache has it whole")
@@ -21,11 +29,19 @@ def main() -> int:
     checkup.add_argument("--loss", type=Path, help="a .csv with a column loss, or .jsonl with a key loss")
     checkup.add_argument("--batch-size", type=int, help="pairs that each loss of the log compared")
     checkup.add_argument("--weight", type=float, default=1.0, help="sum of the weights of the loss's terms")
-    options = parser.parse_args()
+    for name, what in LATER.items():  # their options stand where their imports are
+        commands.add_parser(name, help=what, add_help=False)
+    options, rest = parser.parse_known_args(arguments)
+    if rest and options.command not in LATER:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
     # Each command imports what it needs: a loss log is read in a second, the hosts' library takes several.
     try:
+        if options.command in LATER:
+            from bridges import commands as later
+
+            return later.run(arguments)
         return _host(options) if options.command == "host" else _checkup(options)
-    except ValueError as error:
+    except (ValueError, OSError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
 

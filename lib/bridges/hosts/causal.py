@@ -21,7 +21,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from bridges.hosts.seq2seq import HostSize
+from bridges.hosts.seq2seq import HostSize, check_words
 
 # The source is the wider of the two, as a stronger model would be.
 SIZES = {
@@ -78,8 +78,7 @@ def load(
             f"no causal language model could be loaded from {name!r}: give a folder with a model and its tokenizer, or"
             " a hub name that this machine can reach and whose licence you have accepted"
         ) from error
-    if len(words) <= len(words.all_special_tokens):  # transformers makes an empty one where the files are missing
-        raise OSError(f"{name!r} holds no tokenizer that knows a word: save the model's own beside it")
+    check_words(words, name)
     if words.pad_token is None:
         words.pad_token = words.eos_token
     words.padding_side = "left"
@@ -128,6 +127,24 @@ def hidden_states(
         for start in range(0, len(ids), batch)
     ]
     return torch.cat(found, 1)
+
+
+@torch.no_grad()
+def layer_states(
+    host: PreTrainedModel, ids: Int[Tensor, "texts length"], mask: Int[Tensor, "texts length"], layer: int
+) -> Float[Tensor, "texts length width"]:
+    """What one layer of the host makes of the texts, in float32: 0 its embeddings, -1 the last block, normed.
+
+    Raises:
+        ValueError: for a layer that the host does not have.
+    """
+    depth = host.config.num_hidden_layers
+    if not -depth - 1 <= layer <= depth:
+        raise ValueError(f"there is no layer {layer} in a host of {depth} blocks: give {-depth - 1} to {depth}")
+    said = host.base_model(
+        input_ids=ids, attention_mask=mask, position_ids=positions(mask), output_hidden_states=True, use_cache=False
+    )
+    return said.hidden_states[layer].float()
 
 
 def positions(mask: Int[Tensor, "batch length"]) -> Int[Tensor, "batch length"]:

@@ -11,7 +11,7 @@ from torch.nn.functional import normalize
 from tqdm import tqdm
 from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel, PreTrainedModel, PreTrainedTokenizerBase
 
-from bridges.hosts.seq2seq import SIZES, still
+from bridges.hosts.seq2seq import SIZES, check_words, still
 
 
 class SentenceEncoder(nn.Module):
@@ -89,8 +89,7 @@ def load(name: str) -> tuple[SentenceEncoder, PreTrainedTokenizerBase]:
             f"no sentence encoder could be loaded from {name!r}: give a folder with a model and its tokenizer, or a hub"
             " name that this machine can reach"
         ) from error
-    if len(words) <= len(words.all_special_tokens):  # transformers makes an empty one where the files are missing
-        raise OSError(f"{name!r} holds no tokenizer that knows a word: save the model's own beside it")
+    check_words(words, name)
     random = [key for key in told["missing_keys"] if "pooler" not in key]  # the pooler is not used here
     if random:
         raise OSError(f"{name!r} has no weights for {len(random)} parts, such as {random[0]}: it holds another model's")

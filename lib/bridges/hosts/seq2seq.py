@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
     AutoModelForSeq2SeqLM,
+    AutoTokenizer,
     BartConfig,
     BartForConditionalGeneration,
     PreTrainedModel,
@@ -100,6 +101,29 @@ def load(name: str) -> PreTrainedModel:
             f"no encoder-decoder could be loaded from {name!r}: give a folder made by save_pretrained, or a hub name"
             " that this machine can reach and whose licence you have accepted"
         ) from error
+
+
+def load_words(name: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a local folder or a hub name.
+
+    Raises:
+        OSError: in one line, when there is none, or one that knows no word.
+    """
+    try:
+        words = AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError, KeyError) as error:
+        raise OSError(
+            f"no tokenizer could be loaded from {name!r}: give a folder with a model and its tokenizer, or a hub name"
+            " that this machine can reach and whose licence you have accepted"
+        ) from error
+    check_words(words, name)
+    return words
+
+
+def check_words(words: PreTrainedTokenizerBase, name: str) -> None:
+    """Refuse a tokenizer that knows no word, by an OSError: transformers makes one where its files are missing."""
+    if len(words.get_vocab().keys() - set(words.all_special_tokens)) < 2:  # T5's still knows the blank
+        raise OSError(f"{name!r} holds no tokenizer that knows a word: save the model's own beside it")
 
 
 def route_inputs(host: PreTrainedModel, tokens: Float[Tensor, "batch tokens dim"], route: Route) -> dict[str, Any]:

@@ -114,6 +114,16 @@ def resume(
     return losses, {int(step): loss for step, loss in validation}
 
 
+def steps_done(folder: Path) -> int:
+    """How many steps the run kept in a folder had done, 0 where there is none.
+
+    Raises:
+        ValueError: for a damaged checkpoint.
+    """
+    path = folder / LAST
+    return len(json.loads(_read(path, tensors=False)[1]["history"])[0]) if path.is_file() else 0
+
+
 def _write(path: Path, tensors: dict[str, Tensor], notes: dict[str, str]) -> None:
     """Write beside the file and rename: a run killed while it writes keeps the checkpoint before."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -122,9 +132,10 @@ def _write(path: Path, tensors: dict[str, Tensor], notes: dict[str, str]) -> Non
     partial.replace(path)
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def _read(path: Path, tensors: bool = True) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         with safe_open(path, "pt") as kept:
-            return {name: kept.get_tensor(name) for name in kept.keys()}, kept.metadata() or {}  # noqa: SIM118
+            names = kept.keys() if tensors else ()
+            return {name: kept.get_tensor(name) for name in names}, kept.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path} cannot be read ({error}): take its folder away to train anew") from None

@@ -118,6 +118,7 @@ def fit(
     *,
     validate: Callable[[], float] | None = None,
     keep: Path | None = None,
+    tell: Callable[[dict[str, int | float]], None] | None = None,
     parallel: Parallel | None = None,
 ) -> History:
     """Minimise `batch_loss(indices)` over the parameters of `model`, batches drawn from `range(samples)`.
@@ -138,6 +139,8 @@ def fit(
             put back in the end.
         keep: a folder for `last.safetensors`, from which an interrupted run goes on as if it had not been, and
             `best.safetensors`, the best weights looked at. The main process writes it, and all read it.
+        tell: is called with `step` (how many are done), `loss` and `rate` after every step, and with `step` and
+            `validation` after every validation, before the model is kept.
         parallel: the processes that train together, as `Parallel.launched()` gives them; None trains alone.
 
     Raises:
@@ -189,9 +192,13 @@ def fit(
             optimizer.step()
             history.losses.append(mean.item())
             done = step + 1
+            if tell:
+                tell({"step": done, "loss": history.losses[-1], "rate": settings.lr * settings.rate(step) * halved})
             if settings.every and (done % settings.every == 0 or done == settings.steps):
                 if validate:
                     history.validation[done] = _validated(validate, describe, done, parallel)
+                    if tell:
+                        tell({"step": done, "validation": history.validation[done]})
                     if history.best == done:
                         best = {} if keep else checkpoints.weights(model)
                         if keep and parallel.main:
