@@ -83,7 +83,7 @@ def _configure(folder: Path, cpus: int) -> None:
         for port in (one, two):
             port.bind(("127.0.0.1", 0))
         ports = one.getsockname()[1], two.getsockname()[1]
-    host = socket.gethostname()
+    host = socket.gethostname().split(".")[0]  # as slurmd looks for itself
     CONF.parent.mkdir(exist_ok=True)
     CONF.write_text(
         f"""{MARK}ClusterName=book
