@@ -3,8 +3,10 @@ PYTHON ?= python3
 PROFILE ?= quick
 CORES ?= $(shell getconf _NPROCESSORS_ONLN)
 BIN := .venv/bin
-SNAKEMAKE = $(BIN)/python -m press locked $(BIN)/snakemake --nolock --snakefile workflow/Snakefile --cores $(CORES) --config profile=$(PROFILE) \
-	--rerun-incomplete --keep-going --quiet rules host
+# local or slurm: the profile in workflow/profiles. SNAKEMAKE_OPTIONS go to it as they are.
+EXECUTOR ?= local
+SNAKEMAKE = $(BIN)/python -m press locked $(BIN)/snakemake --snakefile workflow/Snakefile --profile workflow/profiles/$(EXECUTOR) \
+	--config profile=$(PROFILE) $(if $(filter local,$(EXECUTOR)),--cores $(CORES)) $(SNAKEMAKE_OPTIONS)
 # Kernels and helpers share the cores: one BLAS thread each.
 export OMP_NUM_THREADS := 1
 export OPENBLAS_NUM_THREADS := 1
@@ -12,7 +14,7 @@ export MKL_NUM_THREADS := 1
 # Several bars at once share the terminal: let each speak every few seconds.
 export TQDM_MININTERVAL := 3
 
-.PHONY: book test chapter ledger reference pair lab serve clean check-python
+.PHONY: book test chapter sweep ledger reference pair lab serve clean check-python
 
 book: _build/pairs.stamp
 	@$(SNAKEMAKE)
@@ -21,6 +23,7 @@ book: _build/pairs.stamp
 test: .venv/test.stamp
 	@$(MAKE) --no-print-directory book
 	@$(BIN)/python tests/browser.py
+	@$(BIN)/python tests/slurm.py
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -29,6 +32,10 @@ test: .venv/test.stamp
 # One chapter with other parameters, kept apart from the book: make chapter C=02_encoder_bypass ARGS="-p seeds 8"
 chapter: _build/pairs.stamp
 	@$(BIN)/python -m press chapter $(C) $(ARGS)
+
+# A chapter at every point of a grid: make sweep C=02_encoder_bypass ARGS="-p seeds 2 3 5 -p device cpu"
+sweep: _build/pairs.stamp
+	@$(BIN)/python -m press sweep $(C) $(ARGS)
 
 ledger: .venv/book.stamp
 	@$(BIN)/python -m press ledger

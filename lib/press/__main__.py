@@ -1,14 +1,14 @@
 """`python -m press`: run a chapter, keep pairs together, print the ledger."""
 
 import argparse
-import fcntl
 import json
 import os
 import shutil
 import sys
 from pathlib import Path
 
-from press import BUILD, LEDGER, RECORDS, REFERENCE, ROOT, PressError, chapter, ledger
+from press import BUILD, LEDGER, RECORDS, REFERENCE, ROOT, PressError, chapter, ledger, sweep
+from press.lock import WORKFLOW, hold
 
 
 def main() -> int:
@@ -18,6 +18,7 @@ def main() -> int:
     run = commands.add_parser("chapter", help="execute a chapter with papermill")
     run.add_argument("name", nargs="?", default="", help="the chapter's file name without its ending")
     run.add_argument("--book", action="store_true", help="put the result in the book, not in _build/runs")
+    run.add_argument("--folder", type=Path, help="put the result in this folder of the book, not in _build/runs")
     run.add_argument(
         "-p",
         nargs=2,
@@ -26,6 +27,18 @@ def main() -> int:
         metavar=("NAME", "VALUE"),
         help="a parameter of the chapter",
     )
+    grid = commands.add_parser("sweep", help="execute a chapter at every point of a grid, what stands excepted")
+    grid.add_argument("name", help="the chapter's file name without its ending")
+    grid.add_argument(
+        "-p",
+        nargs="+",
+        action="append",
+        default=[],
+        metavar=("NAME", "VALUE"),
+        help="a parameter of the chapter, and its values",
+    )
+    grid.add_argument("--slurm", action="store_true", help="submit every point to Slurm, by workflow/profiles/slurm")
+    grid.add_argument("--snakemake", nargs=argparse.REMAINDER, default=[], help="all that follows goes to Snakemake")
     pair = commands.add_parser("pair", help="bring scripts and notebooks together, the last edited leading")
     pair.add_argument("--check", action="store_true", help="only say which pairs differ")
     keep = commands.add_parser("keep", help="store a chapter's checked outputs, against which nbval tests it")
@@ -47,12 +60,17 @@ def main() -> int:
 
 
 def _chapter(options: argparse.Namespace) -> int:
-    executed = chapter.run(options.name, dict(options.p), book=options.book)
+    executed = chapter.run(options.name, dict(options.p), book=options.book, folder=options.folder)
     if not options.book:
         record = json.loads(executed.with_suffix(".json").read_text())
         for verdict in record["verdicts"]:
             print(f"{verdict['id']} {verdict['verdict']} ({verdict['strength']})")
     return 0
+
+
+def _sweep(options: argparse.Namespace) -> int:
+    grid = sweep.grid_of(options.p)
+    return sweep.run(options.name, grid, slurm=options.slurm, options=options.snakemake)
 
 
 def _pair(options: argparse.Namespace) -> int:
@@ -106,16 +124,11 @@ def _reference(_: argparse.Namespace) -> int:
 
 
 def _locked(options: argparse.Namespace) -> int:
-    """The system releases this lock when the process ends, however it ends; Snakemake's own would outlive a kill."""
+    """Snakemake's own lock would outlive a kill: it runs with --nolock, and holds this one."""
     if not options.argv:
         raise PressError("locked takes a command to run")
-    BUILD.mkdir(exist_ok=True)
-    lock = os.open(BUILD / "lock", os.O_RDWR | os.O_CREAT)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise PressError("another make book is at work in this folder: wait for it, or end it") from None
-    os.set_inheritable(lock, True)
+    lock = hold(*WORKFLOW)
+    os.set_inheritable(lock.fileno(), True)
     os.execvp(options.argv[0], options.argv)
 
 

@@ -1,7 +1,6 @@
 """Run one chapter with papermill, so that what it leaves behind is whole or not there."""
 
 import ast
-import fcntl
 import json
 import logging
 import os
@@ -11,15 +10,18 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import IO, Any
+from typing import Any
 
 from traitlets.config import Config
 
 from press import BUILD, EXECUTED, NOTEBOOKS, RECORDS, ROOT, PressError
 from press.claims import check_schema
+from press.lock import hold
 from press.provenance import find_device
 
 SILENT_SECONDS = 5.0
+# Kernels and helpers share the cores: one BLAS thread each, as many processes as cores.
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
 class Progress:
@@ -45,17 +47,31 @@ def chapters() -> list[str]:
     return sorted(p.stem for p in NOTEBOOKS.glob("[0-9][0-9]_*.py"))
 
 
-def check_parameters(notebook: Path, given: Mapping[str, str]) -> dict[str, Any]:
+def notebook_of(name: str) -> Path:
+    """The notebook of a chapter.
+
+    Raises:
+        PressError: for an unknown chapter, naming those there are.
+    """
+    if name not in chapters():
+        raise PressError(f"there is no chapter {name!r}; there are {', '.join(chapters())}")
+    return NOTEBOOKS / f"{name}.ipynb"
+
+
+def check_parameters(notebook: Path, given: Mapping[str, str], *, here: bool = True) -> dict[str, Any]:
     """Turn `-p name value` texts into values, refusing what the chapter does not take.
 
     The notebook's parameters cell is the single source: a value must be of its default's type, and where the comment
-    behind a parameter lists words between bars (`# quick | full`), it must be one of them.
+    behind a parameter lists words between bars (`# quick | full`), it must be one of them. With `here` the chapter is
+    to run on this machine, and a device must be there.
 
     Raises:
         PressError: for an unknown name or an impossible value, naming what is allowed.
     """
     import papermill
 
+    if "out" in given:
+        raise PressError("out is set by this command; run papermill itself to write the record elsewhere")
     known = papermill.inspect_notebook(str(notebook))
     values: dict[str, Any] = {}
     for name, text in given.items():
@@ -74,38 +90,37 @@ def check_parameters(notebook: Path, given: Mapping[str, str]) -> dict[str, Any]
         if isinstance(value, int | float) and value < 0:
             raise PressError(f"{name} is {text!r}; it cannot be negative")
         values[name] = value
-    if "device" in values:
+    if here and "device" in values:
         find_device(values["device"])
     return values
 
 
-def run(name: str, given: Mapping[str, str], *, book: bool) -> Path:
+def run(name: str, given: Mapping[str, str], *, book: bool, folder: Path | None = None) -> Path:
     """Execute a chapter; returns the executed notebook.
 
     With `book` the result takes its place in the book (`_build/executed`, `_build/records`), else it is kept apart
-    in `_build/runs`, where a reader's experiment cannot pass for the book's.
+    in `folder` (`_build/runs` unless given), where a reader's experiment cannot pass for the book's.
 
     Raises:
         PressError: for an unknown chapter or parameter, a failing cell, or a record that does not come or is no record.
             Whatever a failed run had begun to write is removed; what an earlier run left stays. (Snakemake clears the
             place of a chapter in the book before it calls this.)
     """
-    if name not in chapters():
-        raise PressError(f"there is no chapter {name!r}; there are {', '.join(chapters())}")
-    notebook = NOTEBOOKS / f"{name}.ipynb"
-    if "out" in given:
-        raise PressError("out is set by this command; run papermill itself to write the record elsewhere")
+    notebook = notebook_of(name)
     parameters = check_parameters(notebook, given)
-    executed = (EXECUTED if book else BUILD / "runs") / f"{name}.ipynb"
-    record = (RECORDS if book else BUILD / "runs") / f"{name}.json"
+    apart = ROOT / folder if folder else BUILD / "runs"
+    if not apart.resolve().is_relative_to(ROOT):
+        raise PressError(f"{folder} lies outside the book; name a folder in {ROOT}")
+    executed = (EXECUTED if book else apart) / f"{name}.ipynb"
+    record = (RECORDS if book else apart) / f"{name}.json"
     # Relative to the root: papermill writes both names into the notebook, and the notebook is published. The process
     # id keeps apart a run that was started anew and one that outlived its parent.
     partial = executed.with_suffix(f".{os.getpid()}.partial.ipynb").relative_to(ROOT)
     partial_record = record.with_suffix(f".{os.getpid()}.partial.json").relative_to(ROOT)
     os.chdir(ROOT)
-    executed.parent.mkdir(parents=True, exist_ok=True)
     record.parent.mkdir(parents=True, exist_ok=True)
-    lock = _alone(executed.with_suffix(".lock"))
+    # A run which outlived its parent must overwrite no newer one.
+    lock = hold(executed.with_suffix(".lock"), f"{name} is still running elsewhere")
     started = time.monotonic()
     try:
         _execute(name, notebook, partial, parameters | {"out": str(partial_record)})
@@ -124,28 +139,6 @@ def run(name: str, given: Mapping[str, str], *, book: bool) -> Path:
     return executed
 
 
-def _alone(lock: Path) -> IO[str]:
-    """Hold a chapter's lock until the file is closed, so that a run which outlived its parent overwrites no newer one.
-
-    Raises:
-        PressError: when another run holds it, naming its process.
-    """
-    held = lock.open("a+")
-    try:
-        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        held.seek(0)
-        process = held.read() or "unknown"
-        held.close()
-        raise PressError(
-            f"{lock.stem} is still running elsewhere (process {process}): wait for it, or end it"
-        ) from None
-    held.truncate(0)
-    held.write(str(os.getpid()))
-    held.flush()
-    return held
-
-
 def _socket_files(folder: Path) -> Config:
     """Kernel and runner share a machine: socket files serve them, and are open to no other user as ports would be.
 
@@ -158,8 +151,7 @@ def _socket_files(folder: Path) -> Config:
 def _execute(name: str, notebook: Path, target: Path, parameters: dict[str, Any]) -> None:
     import papermill
 
-    # The kernels share the cores: one BLAS thread each, as many kernels as cores.
-    os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    os.environ |= ONE_THREAD
     os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"  # another one would draw nothing in the page
     # A GPU matrix product is bit-identical from run to run only with this set before CUDA starts.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
