@@ -585,8 +585,8 @@ Markdown(
 #
 # So *refuted* means: not within these steps. The log's highest looks came within the first third of its runs, these at or
 # near their end, and a run that is still rising has had no occasion to fall. The weights may travel further here than in
-# the log, but distance is not time at a peak. In [longer runs without any of the fixes](12_peak_and_collapse.ipynb)
-# accuracy stayed where it had come.
+# the log, but distance is not time at a peak. [Longer runs without any of the fixes](12_peak_and_collapse.ipynb)
+# rose to their end as well.
 #
 # ### What the log's looks can show
 #
