@@ -438,7 +438,7 @@ print(run.verdict_lines())
 #
 # The recipe that the log blames does not collapse here: its runs end at or next to their highest look, most of them
 # still rising. A run that rises has had no time at a peak, so it is the refutation that is bound to these steps; the
-# longer runs told of above had come close to the source alone and stayed there. Within the steps they were given, neither
+# longer runs told of above had come close to the source alone and had not fallen. Within the steps they were given, neither
 # a high rate nor a small pool nor a source that was told too much shows a fall. That is weak evidence: with two runs each
 # and fewer steps they had reached little that could be taken back. (Two more suspects, the end token and the way in which the answer is read off, have [a chapter of their
 # own](15_padding_and_stopping.ipynb).) One setting comes nearest to the log's picture: a fall from high to almost
