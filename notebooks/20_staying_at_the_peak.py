@@ -75,8 +75,8 @@ SIZES = {
     "quick": Size(
         seeds=5,
         host="quick",
-        visible=48,
-        every=6,
+        visible=32,
+        every=8,
         batch=16,
         rate=1e-3,
         asked=100,
@@ -271,9 +271,11 @@ show_source(BridgeQuality, start="rms = abs", lines=2)
 #
 # [Peak and collapse](12_peak_and_collapse.ipynb) found one setting that falls from high to almost nothing: the question is
 # visible to the target, and the labels are shifted twice, so that every position is asked for the token after the next. It
-# is trained here again just as there, except that there are two exams of 200 questions, as many as the log's: `select`, by
+# is trained here again as there, except that there are two exams of 200 questions, as many as the log's: `select`, by
 # whose looks a checkpoint is chosen, and `report`, which is put to the chosen checkpoint and to the last. The first look
-# comes after one step; the log's came after 250.
+# comes after one step; the log's came after 250. In the quick profile these runs, and all others in which the target
+# reads the question, were shortened for time from the 48 steps of that chapter to 32, with five looks in place of nine.
+# The longer version gave the same verdicts; parts of C13 on which it differed are named below.
 
 # %%
 COMMON = (Group("translator.gates.", rate=1.0),)
@@ -333,7 +335,7 @@ optimism = [
 # The chosen checkpoint is then asked what it is: target alone, source alone, bridged, and bridged from a *shuffled source*,
 # the states of another problem than the one that is marked.
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "Labels shifted twice. Left: accuracy on `select` at each look, one line a seed, the chosen look circled. Right: the chosen checkpoint on the first questions of `report`, one dot a seed, with the last checkpoint's accuracy beside it.", "name": "fig-stay-chosen"}, "image": {"alt": "Left, every line starts high, is circled at its first look, and falls to almost nothing. Right, dots for target alone, source alone, bridged and shuffled source all lie near the top, those of the shuffled source as high as the bridged ones; the last checkpoint's dots lie near zero."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Labels shifted twice. Left: accuracy on `select` at each look, one line a seed, the chosen look circled. Right: the chosen checkpoint on the first questions of `report`, one dot a seed, with the last checkpoint's accuracy beside it.", "name": "fig-stay-chosen"}, "image": {"alt": "Left, every line starts high, is circled at its first look, and falls to almost nothing. Right, dots for target alone, source alone, bridged and shuffled source all lie near the top, those of the shuffled source as high as the bridged ones; the last checkpoint's dots lie far below."}}
 LINES = ("target alone", "source alone", "bridged", "shuffled source")
 
 
@@ -698,7 +700,7 @@ CRITERIA = {
 }
 detected = {name: detects(rejects) for name, rejects in CRITERIA.items()}
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "What three of the log's criteria see of the last checkpoints, one dot a seed: first-token entropy over the baseline's, soft tokens' RMS over the embeddings', and the share of answers in a loop. Collapses orange, healthy runs blue. Shaded: what a criterion passes.", "name": "fig-stay-detectors"}, "image": {"alt": "Three panels with four rows each. In the first, the ratio of entropies, the collapses lie to the right of the narrow shaded band, some near, some far. The healthy runs with labels right lie inside it, those with the question hidden to its right, among the nearest of the collapses. In the second, the ratio of RMS, the collapses with RMS matching lie exactly on one, and all others, healthy or not, far to the right. In the third, every collapse has loops and no healthy run has any."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "What three of the log's criteria see of the last checkpoints, one dot a seed: first-token entropy over the baseline's, soft tokens' RMS over the embeddings', and the share of answers in a loop. Collapses orange, healthy runs blue. Shaded: what a criterion passes.", "name": "fig-stay-detectors"}, "image": {"alt": "Three panels with four rows each. In the first, the ratio of entropies, the collapses lie to the right of the narrow shaded band, one just inside its edge, some near, some far. The healthy runs with labels right lie inside it, those with the question hidden to its right, among the nearest of the collapses. In the second, the ratio of RMS, the collapses with RMS matching lie exactly on one, and all others, healthy or not, far to the right. In the third, every collapse but one has loops and no healthy run has any."}}
 figure, panels = plt.subplots(1, 3, figsize=(7.2, 2.9), sharey=True)
 READINGS = {
     "entropy ratio": (
@@ -802,8 +804,9 @@ print(run.verdict_lines())
 # %% [markdown]
 # All three verdicts rest on one collapse, made by shifted labels; whether the log's own is of that kind is not known. C10
 # is confirmed by a checkpoint that had been trained for one step. C13's numbers come less from its criteria than from the
-# choice of healthy runs: in the quick profile entropy and RMS each judge a whole kind of run alike, in every seed, and the
-# entropy criterion reaches its threshold exactly.
+# choice of healthy runs: in the quick profile RMS judges each whole kind of run alike, in every seed, and entropy does so
+# but for one collapse. With that one it stays below its threshold on average; in the longer version of this profile it
+# rejected every collapse and stood on the threshold exactly, so that its part was *confirmed*.
 #
 # ## What holds instead
 #
@@ -819,9 +822,9 @@ print(run.verdict_lines())
 # highest looks lie below what the target reaches alone, and it shows no fourth line: a peak of that kind cannot be told from
 # the moment at which the target is least disturbed.
 #
-# Stopping at the first look without a new highest, and not going back, leaves a run wherever it has fallen by then, which
-# differs so widely between seeds that five cannot tell it from choosing; the seed that falls at once loses most of its peak.
-# Putting the best weights back costs nothing more.
+# Stopping at the first look without a new highest, and not going back, leaves a run wherever it has fallen by then. That
+# differs widely between seeds; over these five it is worse than choosing, and the seed that falls at once loses most of
+# its peak. Putting the best weights back costs nothing more.
 #
 # ### What the adapter learns
 
@@ -840,8 +843,10 @@ Markdown(
 
 # %% [markdown]
 # The adapter is trained by the same loss as the bridge, and here that loss asks for a shifted answer. The frozen target was
-# the one part of the system that still knew the task; adapting it lets the error reach that part too. An adapter as small
-# beside its target as the log's may do less harm. Whether one helps a bridge whose objective is right is another question;
+# the one part of the system that still knew the task; adapting it lets the error reach that part too. After these few
+# steps the loss is lower with it, and what the target alone has lost cannot be told from nothing; in the longer version of
+# this profile, at half as many steps again, it had lost more than half of its accuracy. An adapter as small beside its
+# target as the log's may do less harm. Whether one helps a bridge whose objective is right is another question;
 # it was not what the log wanted it for.
 #
 # ### Sure is not sick
@@ -914,27 +919,29 @@ Markdown(
 # %% [markdown]
 # The log reads low entropy as a warning: `entropy_bridged << entropy_baseline`, over-confident, likely to loop. Along a
 # training that succeeds it falls all the way. In these collapses it is the baseline that is sure, and the collapsed bridge
-# less so. The criterion as written looks at both sides and so rejects every collapse. What it costs depends on whom else it
-# is shown. Where the question is visible, bridged target and baseline take their first token from the same text, and a
+# less so. The criterion as written looks at both sides and so rejects every collapse but one, which is nearly as sure as its
+# baseline. What it costs depends on whom else it is shown. Where the question is visible, bridged target and baseline take their first token from the same text, and a
 # healthy bridge passes. Where the bridge carries the question, the target stays a little less sure than one that reads, and
 # of a baseline near zero a little is more than a fifth: that half of the healthy runs is rejected whole. Shown the first
-# kind alone the criterion would be worth one, shown the second nothing; at its threshold it stands because they were mixed
+# kind alone the criterion would be worth nearly one, shown the second nothing; it stands in between because they were mixed
 # in equal parts. Nor does another tolerance part the quick profile's dots: some healthy runs lie among the collapses.
 #
 # The RMS criterion tells which recipes have a norm at their end, and that is all: it passes the collapses that have one and
 # rejects the healthy runs that have none. Had the kinds been put together with the norm on the other side, its sign would be
-# the other. Loops did best: every collapse has them and no healthy run has one. How many answers must be read to see one?
+# the other. Loops did best: all collapses but one have them and no healthy run has one. How many answers must be read to see one?
 
 # %% tags=["hide-input"]
-looping = sorted(c.loops for k in PLANTED for c in checkpoints[k] if c.collapsed)
+loops = [c.loops for k in PLANTED for c in checkpoints[k] if c.collapsed]
+looping = sorted(x for x in loops if x)
 READ = 20
 Markdown(
-    f"In the collapsed checkpoints {100 * looping[0]:.3g} to {100 * looping[-1]:.3g} % of the answers loop. Whoever reads {READ}"
-    f" answers of the one with the fewest sees no loop with a probability of {(1 - looping[0]) ** READ:.2f}."
+    f"Of {len(loops)} collapsed checkpoints {len(looping)} have answers that loop: {100 * looping[0]:.3g} to"
+    f" {100 * looping[-1]:.3g} %. Whoever reads {READ} answers of the one of these with the fewest sees no loop with a probability of {(1 - looping[0]) ** READ:.2f}."
 )
 
 # %% [markdown]
-# A collapse with a wrong objective of another kind need not loop at all. And none of the three asks the question that tells a
+# In the longer version of this profile every collapse had loops. One with a wrong objective of another kind need not loop
+# at all. And none of the three asks the question that tells a
 # bridge from an ornament: whether another problem's states change the answer. The fourth line does.
 #
 # ### A recipe that stays
