@@ -311,7 +311,7 @@ Markdown(
 # as well, as the log says of its own. The other arms ask what it is about the gates that matters: gates that start open
 # ($g = 1$) in the same group; and in the full profile also ten times the rate, and gates that no gradient moves, opened
 # by a schedule in a straight line from 0 to 1. In the quick profile batches are half of the book's own recipe's, as in the
-# chapter before, which pays for the number of arms, and the gates that start open are trained once: a picture of
+# two chapters before, which pays for the number of arms, and the gates that start open are trained once: a picture of
 # them, no measurement of their accuracy. That profile was shortened, for time alone, by the two arms it does not have and
 # from 200 questions a look to 80. The verdict is that of the longer version.
 

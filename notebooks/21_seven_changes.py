@@ -235,7 +235,7 @@ CHANGES = (CLIP, COSINE, PLATEAU, FEED, NARROW, BETWEEN, STAGED)
 # rate is constant there, so that cosine decay means a decay where there was none. The second is the book's ordinary recipe
 # with the question hidden, the log's linear decay over 240 steps, stopped after 160: the accuracy is read while it still
 # rises, since final accuracies
-# saturate. In the quick profile batches are of 8 problems, half of what most of the earlier chapters take, which pays for the
+# saturate. In the quick profile batches are of 8 problems, half of what the earlier chapters take, which pays for the
 # number of runs; the three choosing seeds share one pair of hosts and the three measuring seeds the other, so that
 # choice and measurement have neither seeds nor hosts in common; and the ordinary recipe's translator has one layer in
 # place of two, so that a quarter more of it, rounded up, is two.

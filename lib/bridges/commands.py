@@ -182,7 +182,7 @@ def _curves(options: argparse.Namespace) -> None:
             axes.plot(*zip(*looks, strict=True), "o-", color=colour, markersize=4, label=f"{name}, validation")
         chance = read_run(folder / SETTINGS)["chance"]
         if chance is not None:
-            axes.axhline(chance, color=colour, linestyle=":", label=f"{name}, chance")
+            axes.axhline(chance, color=colour, linestyle=":", label=f"{name}, chance in training")
     axes.set(xlabel="training step", ylabel="loss (nats)")
     axes.legend()
     figure.savefig(options.output, dpi=150)

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch.nn.functional import normalize
 
+from bridges.instruments.chance import mean_chance_loss
 from bridges.instruments.retrieval import Recall, recall
 from bridges.instruments.translation import floors
 from bridges.instruments.translation import validate as validate_translator
@@ -14,6 +15,7 @@ from bridges.instruments.uncertainty import Estimate, wilson
 from bridges.tasks.gsm8k import last_number, marked_answer
 from bridges.training.image_text import ImageTextJob
 from bridges.training.llm_to_llm import LINES, LlmToLlmJob
+from bridges.training.losses import CLIP_WEIGHT, MRL_WEIGHT
 from bridges.training.vector_to_text import VectorToTextJob
 
 
@@ -49,7 +51,10 @@ def vector_to_text(job: VectorToTextJob) -> Report:
 
 
 def image_text(job: ImageTextJob) -> Report:
-    """Recall among the pairs held out, by every Matryoshka prefix and in both directions, beside chance."""
+    """Recall among the pairs held out, by every Matryoshka prefix and in both directions, beside chance.
+
+    Intervals are Wilson's, of the pairs, for the one bridge there is.
+    """
     image, text, _ = job.embedded()
     found: dict[str, Recall] = {}
     for width in job.settings.prefixes:
@@ -57,10 +62,14 @@ def image_text(job: ImageTextJob) -> Report:
         found[f"image to text, {width}"] = recall(ours, theirs)
         found[f"text to image, {width}"] = recall(theirs, ours)
     chance = next(iter(found.values())).chance
-    rows = [(name, r.at) for name, r in found.items()] + [(f"chance, {len(image)} candidates", chance)]
+    count = len(image)
+    rows = [(n, [_percent(wilson(round(v * count / 100), count)) for v in r.at.values()]) for n, r in found.items()]
+    rows.append((f"chance, {count} candidates", [f"{value:.2f}" for value in chance.values()]))
     table = "| direction, prefix | " + " | ".join(f"R@{k} (%)" for k in chance) + " |\n|---|" + "--:|" * len(chance)
-    table += "".join(f"\n| {name} | " + " | ".join(f"{v:.2f}" for v in at.values()) + " |" for name, at in rows)
-    loss, line = job.validate(), job.run.asked["chance"]
+    table += "".join(f"\n| {name} | " + " | ".join(cells) + " |" for name, cells in rows)
+    loss = job.validate()
+    # The last batch of what is held out may be short, and its chance line is lower.
+    line = (CLIP_WEIGHT + MRL_WEIGHT) * mean_chance_loss(count, job.settings.batch_size)
     return Report(
         f"{table}\n\nHeld-out loss {loss:.3f} nats, chance {line:.3f}.",
         {"recall": {name: asdict(r) for name, r in found.items()}, "loss": loss, "chance": line},
