@@ -166,9 +166,9 @@ unseen = checkup(fresh)
 unseen
 
 # %% [markdown]
-# It has learned its samples by heart. The loss log and the report on what was trained on look like those of a bridge
-# that works; only samples held out tell the difference. So **give the check-up samples that your training has not
-# seen**, a hundred or more.
+# It has learned its samples, and hardly anything that holds for others. The loss log and the report on what was trained on
+# look like those of a bridge that works; only samples held out tell the difference. So **give the check-up samples that
+# your training has not seen**, a hundred or more.
 
 # %% tags=["nbval-check-output", "keep_output", "remove-input"]
 untrained = checkup(read_bridge(EXAMPLE)).headline

@@ -23,7 +23,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     host.add_argument("--cache", type=Path, required=True, help="folder that keeps pretrained hosts")
     host.add_argument("--device", default="", help="torch device; the GPU when there is one, else the CPU")
     checkup = commands.add_parser("checkup", help="measure a bridge of your own, or read its contrastive loss log")
-    checkup.add_argument("file", type=Path, nargs="?", help="a Python file that makes an object called bridge")
+    checkup.add_argument(
+        "file",
+        type=Path,
+        nargs="?",
+        help="a Python file that makes an object called bridge, such as book/examples/my_bridge.py",
+    )
     checkup.add_argument("--json", type=Path, help="write the report there, for a program")
     checkup.add_argument("--html", type=Path, help="write the report there, as a page")
     checkup.add_argument("--loss", type=Path, help="a .csv with a column loss, or .jsonl with a key loss")
@@ -41,6 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
             return later.run(arguments)
         return _host(options) if options.command == "host" else _checkup(options)
+    except KeyboardInterrupt:
+        print("interrupted: the same command goes on from its last checkpoint, if it trains", file=sys.stderr)
+        return 130
     except (ValueError, OSError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -72,6 +80,8 @@ def _checkup(options: argparse.Namespace) -> int:
         raise ValueError(
             "give either a Python file that makes a bridge, or --loss with a log: python -m bridges checkup -h"
         )
+    if options.loss and (options.json or options.html):
+        raise ValueError("--json and --html write the report of a Python file, not of a loss log: leave them out")
     if options.loss:
         return _loss_log(options)
     from bridges.instruments.checkup import blaming, checkup, read_bridge

@@ -98,7 +98,9 @@ def _add_training(parser: argparse.ArgumentParser, thread: Thread) -> None:
     )
     if thread.module is vector_to_text:
         parser.add_argument(
-            "--freeze-encoder", action="store_true", help="as in the log; always so, for features are made beforehand"
+            "--freeze-encoder",
+            action="store_true",
+            help="as in the log: features are made beforehand, and connector and host are trained",
         )
     for part in fields(named["small"]):
         if "help" in part.metadata:
@@ -123,6 +125,9 @@ def _add_validation(parser: argparse.ArgumentParser, name: str) -> None:
 
 
 def _device(asked: str) -> str:
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not there.get(asked, True):
+        raise ValueError(f"device {asked} is not on this machine: leave --device out, or give cpu")
     if asked != "auto":
         return asked
     return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
@@ -130,6 +135,8 @@ def _device(asked: str) -> str:
 
 def _train(options: argparse.Namespace) -> None:
     thread, asked = THREADS[options.thread], settings(options)
+    if options.out.exists() and not options.out.is_dir():
+        raise ValueError(f"{options.out} is a file: give a folder for the run")
     parallel = Parallel.launched() if "WORLD_SIZE" in os.environ else Parallel()
     if not getattr(asked, thread.data):
         folder = options.out / "data"

@@ -195,6 +195,7 @@ def test_contrastive_faults() -> None:
         ({"text": b.text.roll(1, 0)}, "pairs that do not belong together"),
         ({"embed": lambda i, t: [3 * x for x in embed(i, t)]}, "embeddings not of unit length"),
         ({"scale": 0.01}, "temperature that hides the pairs"),
+        ({"scale": 2e4}, "temperature that hides the pairs"),
         ({"embed": lambda i, t: [x.detach() for x in embed(i, t)], "module": embed}, "no gradient to the connector"),
         ({"embed": lambda i, t: (embed(i, t)[0], normalize(fresh(t), dim=-1))}, "held-out pairs at chance"),
         ({"embed": lambda i, t: (normalize(i.mean(1) * 0 + 1, dim=-1), t)}, "image embeddings all alike"),
@@ -237,6 +238,33 @@ def test_sides_that_do_not_fit_are_refused() -> None:
         checkup(replace(b, labels=b.labels[1:]))
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"loss": lambda tokens, rows: tokens.flatten(1).sum(1)}, r"the loss has the shape \(15,\): return its mean"),
+        ({"connector": lambda x: (x, x)}, "the connector returns a tuple: give tokens as one tensor"),
+        ({"connector": lambda x: x[:, 0]}, r"the connector returns the shape \(15,\)"),
+    ],
+)
+def test_parts_of_another_form_are_refused(change: dict[str, object], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        checkup(replace(speaking(), module=None, **change))
+
+
+def test_a_loss_of_one_element_and_whole_numbers_as_inputs_will_do() -> None:
+    b = speaking()
+    assert not checkup(replace(b, loss=lambda tokens, rows: b.loss(tokens, rows)[None])).faults
+    ids, table = torch.arange(SAMPLES)[:, None] % WORDS, b.embeddings
+    found = checkup(replace(b, connector=lambda x: table[x], inputs=ids))
+    assert not found.faults, str(found)
+    assert "deviation" not in str(found)
+
+
+def test_embed_has_to_give_both_sides() -> None:
+    with pytest.raises(ValueError, match="embed returns a dict: give embeddings of images and of texts"):
+        checkup(replace(meeting(), embed=lambda i, t: {}))
+
+
 def test_three_lines_report_on_a_model_of_another_project_within_thirty_seconds() -> None:
     made = runpy.run_path(str(ROOT / "book" / "examples" / "my_bridge.py"))
     connector, features, loss = made["Connector"](), made["features"], made["loss"]
@@ -265,14 +293,25 @@ def test_the_command_checks_a_file_and_writes_both_forms(tmp_path: Path) -> None
         ("bridge = 3\n", "makes no bridge: end it with bridge = Generative"),
         ("x = 1\nraise KeyError('x')\n", r"mine.py, line 2: KeyError: 'x'"),
         ("", "makes no bridge"),
+        ("import sys\nsys.exit(0)\n", "mine.py, line 2: SystemExit: 0"),
     ],
 )
 def test_a_file_that_makes_no_bridge_is_refused_in_one_line(text: str, said: str, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(text)
     with pytest.raises(ValueError, match=said):
         read_bridge(tmp_path / "mine.py")
-    with pytest.raises(ValueError, match="is not there"):
+    with pytest.raises(ValueError, match="is no file"):
         read_bridge(tmp_path / "none.py")
+    with pytest.raises(ValueError, match="give it with --loss"):
+        read_bridge(tmp_path / "log.csv")
+
+
+def test_the_command_says_what_is_no_tensor(tmp_path: Path) -> None:
+    example = (ROOT / "book" / "examples" / "my_bridge.py").read_text()
+    (tmp_path / "mine.py").write_text(example.replace("loss, labels,", "loss, labels.tolist(),"))
+    done = command(tmp_path / "mine.py")
+    assert done.returncode == 1
+    assert "labels is a list: give a tensor, one row for each sample" in done.stderr
 
 
 def test_the_command_says_what_it_needs() -> None:

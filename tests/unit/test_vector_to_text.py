@@ -171,7 +171,10 @@ def test_a_run_is_refused_in_one_line(data: Settings, tmp_path: Path, capsys: py
     assert "holds no tokenizer that knows a word" in refused(capsys, *command, "--host", host)
     assert "route 'around' is unknown" in refused(capsys, *command, "--route", "around")
     assert "schedule 'odd' is unknown" in refused(capsys, *command, "--schedule", "odd")
-    assert "train nothing" in refused(capsys, *command, "--learning-rate", "0")
+    assert "learning_rate is 0.0: give a positive number" in refused(capsys, *command, "--learning-rate", "0")
+    assert "batch_size is 0: give at least 1" in refused(capsys, *command, "--batch-size", "0")
+    assert "every is -1: give at least 0" in refused(capsys, *command, "--every", "-1")
+    assert "is a file: give a folder" in refused(capsys, *command[:-1], str(given))
     assert "is not there" in refused(capsys, *command, "--manifest", nothing)
     half = ["--features", data.features, "--out", tmp_path / "half"]
     assert "belong together" in refused(capsys, "train", "vector-to-text", *half)

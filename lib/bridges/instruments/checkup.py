@@ -15,6 +15,9 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+from torch import Tensor
 
 from bridges.instruments.contrastive import Contrastive, Space
 from bridges.instruments.generative import Generative, Speech
@@ -30,10 +33,17 @@ def checkup(bridge: Generative | Contrastive) -> Report:
     Raises:
         ValueError: for fewer than eight samples, or sides of different length.
     """
-    rows = bridge.inputs if isinstance(bridge, Generative) else (bridge.image, bridge.text)
-    counts = [len(x) for x in (rows if isinstance(rows, tuple) else (rows,))]
-    if isinstance(bridge, Generative) and bridge.labels is not None:
-        counts.append(len(bridge.labels))
+    named: dict[str, Any] = {}
+    if isinstance(bridge, Generative):
+        inputs = bridge.inputs if isinstance(bridge.inputs, tuple) else (bridge.inputs,)
+        named = {f"input {i}": x for i, x in enumerate(inputs, 1)}
+        named |= {"labels": bridge.labels, "embeddings": bridge.embeddings}
+    else:
+        named = {"image": bridge.image, "text": bridge.text}
+    for name, x in named.items():
+        if x is not None and not isinstance(x, Tensor):
+            raise ValueError(f"{name} is a {type(x).__name__}: give a tensor, one row for each sample")
+    counts = [len(x) for name, x in named.items() if x is not None and name != "embeddings"]
     if min(counts) < 8 or len(set(counts)) > 1:
         raise ValueError(
             f"samples: {', '.join(map(str, counts))}; give at least eight, and as many of each, row by row"
@@ -52,7 +62,7 @@ def blaming(path: Path) -> Iterator[None]:
     """
     try:
         yield
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
         place = f", line {lines[-1]}" if lines else ""
         raise ValueError(f"{path}{place}: {type(error).__name__}: {error}") from error
@@ -64,8 +74,10 @@ def read_bridge(path: Path) -> Generative | Contrastive:
     Raises:
         ValueError: when the file is missing, fails, or makes no such object, saying what to write.
     """
+    if path.suffix in (".csv", ".jsonl"):
+        raise ValueError(f"{path} looks like a loss log, not like Python: give it with --loss and --batch-size")
     if not path.is_file():
-        raise ValueError(f"{path} is not there: give a Python file that makes an object called bridge")
+        raise ValueError(f"{path} is no file: give a Python file that makes an object called bridge")
     sys.path.insert(0, str(path.parent))  # as Python does for a script: the file may import what lies beside it
     try:
         with blaming(path):

@@ -12,11 +12,21 @@ from torch.nn.functional import cross_entropy
 from bridges.instruments.alignment import CONSTANT, spread, variation
 from bridges.instruments.chance import NEAR, beats_chance, chance_loss
 from bridges.instruments.probe import linear_probe
-from bridges.instruments.readings import ENOUGH, MODES, flow_reading, inputs_reading, log_readings, mode, pooled
+from bridges.instruments.readings import (
+    ENOUGH,
+    MODES,
+    flow_reading,
+    inputs_reading,
+    log_readings,
+    mode,
+    pooled,
+    probe_reading,
+)
 from bridges.instruments.report import Reading
 from bridges.instruments.retrieval import recall
 
 ALIKE = 0.02  # spread of unit vectors
+HOT = 101.0  # factor on the cosines: CLIP clips it at 100
 UNIT = 0.01  # off a length of 1
 
 
@@ -53,6 +63,10 @@ class Space:
 
     def embeddings(self, count: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
         found = self.bridge.embed(self.bridge.image[:count], self.bridge.text[:count])
+        if not isinstance(found, tuple | list) or len(found) < 2:
+            raise ValueError(
+                f"embed returns a {type(found).__name__}: give embeddings of images and of texts, (N, width) each"
+            )
         image, text = found[0], found[1]
         scale = found[2] if len(found) > 2 else self.bridge.scale
         return image.float(), text.float(), torch.as_tensor(scale, device=image.device)
@@ -84,11 +98,7 @@ class Space:
         lost = not beats_chance(recalls[self.k], self.k, count)
         if min(variation(x.flatten(1).float()) for x in (bridge.image, bridge.text)) >= CONSTANT:
             probe = linear_probe(pooled((bridge.image,)).float(), pooled((bridge.text,)).float())
-            apart = lost and not probe.found and count >= ENOUGH
-            fault = "pairs that do not belong together" if apart else ""
-            yield Reading(
-                "linear probe, image to text", f"R² {probe.r2:.3f}", f"> {max(probe.null):.3f} (shuffled)", fault
-            )
+            yield probe_reading("linear probe, image to text", probe, lost, count)
         flow = flow_reading(self.module, lambda: self.loss(min(count, 128)))
         if flow:
             yield flow
@@ -110,8 +120,10 @@ class Space:
             yield Reading(f"{name} embeddings: spread", f"{wide:.2g}", f">= {ALIKE:g}", fault)
         with torch.no_grad():
             value, line = float(self.loss(min(count, 128))), chance_loss(min(count, 128))
-        fault = "temperature that hides the pairs" if not lost and value > line - NEAR else ""
-        yield Reading(f"loss at a factor of {scale.item():.3g} (nats)", f"{value:.3f}", f"< {line - NEAR:.3f}", fault)
+        hidden = scale.item() > HOT or (not lost and value > line - NEAR)
+        told = f"< {line - NEAR:.3f}, where pairs are found; factor <= {HOT:g}"
+        fault = "temperature that hides the pairs" if hidden else ""
+        yield Reading(f"loss at a factor of {scale.item():.3g} (nats)", f"{value:.3f}", told, fault)
         fault = "held-out pairs at chance" if lost else ""
         yield Reading(
             f"R@1, R@{self.k} of {count} (%)", f"{recalls[1]:.1f}, {recalls[self.k]:.1f}", "above chance", fault

@@ -15,7 +15,16 @@ from bridges.instruments.conditioning import derangement
 from bridges.instruments.generation import Degeneration
 from bridges.instruments.padding import PaddingShift
 from bridges.instruments.probe import linear_probe
-from bridges.instruments.readings import ENOUGH, MODES, flow_reading, inputs_reading, log_readings, mode, pooled
+from bridges.instruments.readings import (
+    ENOUGH,
+    MODES,
+    flow_reading,
+    inputs_reading,
+    log_readings,
+    mode,
+    pooled,
+    probe_reading,
+)
 from bridges.instruments.report import Reading
 from bridges.instruments.soft_prompt import gates
 from bridges.instruments.uncertainty import Estimate, mean_interval
@@ -76,7 +85,11 @@ class Speech:
         self.chunks = torch.arange(self.count, device=device).tensor_split(min(CHUNKS, self.count // 4))
 
     def tokens(self, rows: Tensor) -> Tensor:
-        return self.bridge.connector(*(x[rows] for x in self.inputs))
+        found = self.bridge.connector(*(x[rows] for x in self.inputs))
+        if not isinstance(found, Tensor) or found.dim() not in (2, 3):
+            like = f"the shape {tuple(found.shape)}" if isinstance(found, Tensor) else f"a {type(found).__name__}"
+            raise ValueError(f"the connector returns {like}: give tokens as one tensor (N, K, dim) or (N, dim)")
+        return found
 
     @torch.no_grad()
     def gap(self) -> tuple[Estimate, float]:
@@ -85,15 +98,22 @@ class Speech:
         for rows in self.chunks:
             tokens = self.tokens(rows)
             order = derangement(len(rows)).to(rows.device)
-            own.append(float(self.bridge.loss(tokens, rows)))
-            others.append(float(self.bridge.loss(tokens[order], rows)))
+            own.append(float(self.host_loss(tokens, rows)))
+            others.append(float(self.host_loss(tokens[order], rows)))
         line = max(NEAR, USED * fmean(others))
         return mean_interval([b - a for a, b in zip(own, others, strict=True)]), line
 
     @torch.no_grad()
     def loss(self, factor: float) -> float:
         """The host's loss with the tokens times a factor."""
-        return fmean(float(self.bridge.loss(self.tokens(rows) * factor, rows)) for rows in self.chunks)
+        return fmean(float(self.host_loss(self.tokens(rows) * factor, rows)) for rows in self.chunks)
+
+    def host_loss(self, tokens: Tensor, rows: Tensor) -> Tensor:
+        """What `loss` gives, seen to be one number."""
+        found = torch.as_tensor(self.bridge.loss(tokens, rows))
+        if found.numel() != 1:
+            raise ValueError(f"the loss has the shape {tuple(found.shape)}: return its mean, one number")
+        return found.reshape(())
 
     def readings(self) -> Iterator[Reading]:
         bridge = self.bridge
@@ -118,12 +138,9 @@ class Speech:
         yield from self._evidence()
 
     def _relation(self, unused: bool) -> Iterator[Reading]:
-        if self.bridge.labels is not None:
+        if self.bridge.labels is not None and self.inputs[0].is_floating_point():
             probe = linear_probe(pooled(self.inputs).float(), _words(self.bridge.labels))
-            lost = unused and not probe.found and self.count >= ENOUGH
-            fault = "pairs that do not belong together" if lost else ""
-            found = f"R² {probe.r2:.3f}"
-            yield Reading("linear probe, inputs to words", found, f"> {max(probe.null):.3f} (shuffled)", fault)
+            yield probe_reading("linear probe, inputs to words", probe, unused, self.count)
         if self.bridge.leak is not None:
             fault = "the source reads the answers" if self.bridge.leak >= LEAKED else ""
             yield Reading("answers in what the source reads", f"{self.bridge.leak:.0%}", f"< {LEAKED:.0%}", fault)
@@ -141,7 +158,7 @@ class Speech:
             fault = "gates that are shut" if widest < SHUT else ""
             yield Reading(f"widest of {len(opened)} gates", f"{widest:.3f}", f">= {SHUT:g}", fault)
         rows = self.chunks[0]
-        flow = flow_reading(self.module, lambda: self.bridge.loss(self.tokens(rows), rows))
+        flow = flow_reading(self.module, lambda: self.host_loss(self.tokens(rows), rows))
         if flow:
             yield flow
         with mode(self.module, training=True):
@@ -152,8 +169,11 @@ class Speech:
     def _tokens(self, tokens: Tensor, unused: bool) -> Iterator[Reading]:
         deviation = self.inputs[0].float().flatten(0, -2).std(0).median().item()
         follows = variation(tokens.flatten(1))
-        fault = "inputs too quiet" if follows < FOLLOWS and 0 < deviation < QUIET else ""
-        yield Reading("typical deviation of an input feature", f"{deviation:.2g}", f">= {QUIET:g}", fault)
+        quiet = follows < FOLLOWS and 0 < deviation < QUIET and self.inputs[0].is_floating_point()
+        fault = "inputs too quiet" if quiet else ""
+        if self.inputs[0].is_floating_point():
+            told = f">= {QUIET:g}, where tokens vary by < {FOLLOWS:g}"
+            yield Reading("typical deviation of an input feature", f"{deviation:.2g}", told, fault)
         fault = "tokens that do not follow the input" if unused and follows < FOLLOWS else ""
         yield Reading("tokens: variation over inputs", f"{follows:.2g}", f">= {FOLLOWS:g}", fault)
         if self.bridge.embeddings is not None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from bridges.instruments.alignment import CONSTANT, trend, variation
 from bridges.instruments.chance import read_loss
 from bridges.instruments.gradients import gradient_flow
+from bridges.instruments.probe import Probe
 from bridges.instruments.report import Reading
 
 ENOUGH = 100  # samples below which a probe that finds nothing says nothing
@@ -44,6 +45,18 @@ def inputs_reading(name: str, rows: Tensor, fault: str) -> Reading:
     return Reading(f"{name}: variation", f"{amount:.2g}", f">= {CONSTANT:g}", fault if amount < CONSTANT else "")
 
 
+def probe_reading(what: str, probe: Probe, unused: bool, count: int) -> Reading:
+    """Whether the inputs tell anything of what should come out; it counts only where the bridge does not use them."""
+    found, line, fault = f"R² {probe.r2:.3f}", f"> {max(probe.null):.3f} (shuffled)", ""
+    if not probe.found and not unused:
+        line += "; not counted, the bridge finds more"
+    elif not probe.found and count < ENOUGH:
+        line += "; not counted, too few samples"
+    elif not probe.found:
+        fault = "pairs that do not belong together"
+    return Reading(what, found, line, fault)
+
+
 def flow_reading(module: nn.Module | None, loss: Callable[[], Tensor]) -> Reading | None:
     """How much of what is trained a gradient reaches; None where there is nothing to train."""
     if module is None or not any(True for _ in module.parameters()):
@@ -51,8 +64,9 @@ def flow_reading(module: nn.Module | None, loss: Callable[[], Tensor]) -> Readin
     try:
         with torch.enable_grad():
             flow = gradient_flow(module.named_parameters(), loss)
-    except ValueError as error:
-        return Reading("gradient", str(error), "reaches the connector", "no gradient to the connector")
+    except ValueError:  # the loss is one finite number, so that it depends on none of these parameters
+        fault = "no gradient to the connector"
+        return Reading("gradient", "the loss depends on no parameter of the connector", "reaches it", fault)
     size = {name: p.numel() for name, p in module.named_parameters()}
     dead = sum(size[name] for name in flow.dead) / sum(size[name] for name in flow.gradient)
     fault = "parameters that no gradient reaches" if dead >= DEAD_SHARE else ""
@@ -61,6 +75,7 @@ def flow_reading(module: nn.Module | None, loss: Callable[[], Tensor]) -> Readin
 
 def log_readings(losses: Sequence[float], batch: int = 0) -> Iterator[Reading]:
     """Where a loss curve went; with the pairs in a `batch` it is held against its chance line too."""
+    losses = [float(loss) for loss in losses]
     if len(losses) < 8:
         return
     change, noise = trend(losses)

@@ -17,6 +17,7 @@ from bridges.training.estimate import duration, footprint, step_time
 from bridges.training.fit import FitSettings, Group, History, fit
 from bridges.training.parallel import Parallel
 
+SCHEDULES = ("linear", "cosine", "constant")
 SETTINGS, LOG = "settings.json", "log.jsonl"
 READ = 2**24  # bytes of a data file that are looked at to know it again
 
@@ -37,19 +38,19 @@ class Training:
     every: int = told(0, "steps from one validation and checkpoint to the next; 0 for one an epoch")
     seed: int = told(0, "of first values, batches and dropout")
 
-    def fit(self, steps: int, every: int, groups: tuple[Group, ...] = ()) -> FitSettings:
-        """The same as `fit` reads it; `every` is meant where the settings' own is 0.
+    def __post_init__(self) -> None:
+        positive, low = ("batch_size", "epochs", "steps", "longest"), ("every", "warmup_steps")
+        for least, names in ((1, positive), (0, low)):
+            for name in names:
+                if (value := getattr(self, name, least)) < least:
+                    raise ValueError(f"{name} is {value}: give at least {least}")
+        if not self.learning_rate > 0:
+            raise ValueError(f"learning_rate is {self.learning_rate}: give a positive number")
+        if self.schedule not in SCHEDULES:
+            raise ValueError(f"schedule {self.schedule!r} is unknown; choose from {', '.join(SCHEDULES)}")
 
-        Raises:
-            ValueError: for a batch, a rate or a number of steps that trains nothing, or an unknown schedule.
-        """
-        if steps < 1 or self.batch_size < 1 or not self.learning_rate > 0:
-            raise ValueError(
-                f"{steps} steps of {self.batch_size} samples at a rate of {self.learning_rate} train nothing: give"
-                " positive numbers"
-            )
-        if self.schedule not in ("linear", "cosine", "constant"):
-            raise ValueError(f"schedule {self.schedule!r} is unknown; choose from linear, cosine, constant")
+    def fit(self, steps: int, every: int, groups: tuple[Group, ...] = ()) -> FitSettings:
+        """The same as `fit` reads it; `every` is meant where the settings' own is 0."""
         return FitSettings(
             steps,
             self.learning_rate,

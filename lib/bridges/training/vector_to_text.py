@@ -33,7 +33,7 @@ class Settings(Training):
     an epoch is as many batches as hold the samples once.
     """
 
-    features: str = told("", "folder with <id>.npy for each clip to train on", path=True)
+    features: str = told("", "folder with <id>.npy for each clip to train on, one vector (width,)", path=True)
     manifest: str = told("", "file with a line id<TAB>sentence for each of them", path=True)
     val_features: str = told("", "the same for validation; else some of the training clips are held out", path=True)
     val_manifest: str = told("", "the same for validation", path=True)

@@ -1,0 +1,384 @@
+# %% [markdown]
+# # Full scale: images and captions in one space
+#
+# The second thread as a training of its own: images and captions go in, frozen towers read them, and a bridge brings both
+# into one space of which every Matryoshka prefix serves on its own. Give your own folder and a CLIP, and the chapter trains
+# on them. By default it writes a small set in the same format, with a small CLIP, and runs on that.
+
+# %% tags=["parameters"]
+profile = "quick"  # quick | full
+device = "auto"  # auto | cpu | cuda | mps
+out = ""  # where the record goes, a .json file
+pairs = ""  # your own: a folder with captions.tsv and images, or with features
+clip = ""  # the CLIP that reads the images, a folder or a hub name
+text = ""  # a sentence encoder for the captions; else CLIP's own text tower
+config = (
+    ""  # named settings; by default the log's perceiver for your data, else small
+)
+epochs = 0  # 0 takes the settings' own number
+run_folder = ""  # where the training is kept; with your own data, give one
+
+# %% tags=["hide-input"]
+import shlex
+import tempfile
+from argparse import Namespace
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+from operator import attrgetter
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import torch
+from bridges import commands, reports
+from bridges.hosts.contrastive import ContrastiveBridge
+from bridges.instruments.chance import mean_chance_loss
+from bridges.instruments.checkup import Contrastive, checkup
+from bridges.instruments.retrieval import recall
+from bridges.instruments.uncertainty import Estimate, wilson
+from bridges.tasks.pairs import CAPTIONS
+from bridges.training.estimate import footprint, size
+from bridges.training.image_text import NAMED, Settings, prepare, shape, small
+from bridges.training.losses import CLIP_WEIGHT, MRL_WEIGHT, alignment_loss
+from IPython.display import Markdown
+from matplotlib.figure import Figure
+from press import HOSTS
+from press.explorer import Explorer
+from press.figures import COLOURS, draw_intervals, use_style
+from press.provenance import begin, refusing
+from torch.nn.functional import normalize
+from transformers import CLIPConfig, CLIPModel
+from transformers.utils.logging import disable_progress_bar, set_verbosity_error
+
+SIZES = {
+    "quick": Namespace(epochs=12, seeds=1),
+    "full": Namespace(epochs=40, seeds=1),
+}
+asked = {"profile": profile, "seeds": 1, "device": device, "out": out}
+run = begin("26_image_text", SIZES, **asked, least=1)
+torch.set_num_threads(1)
+disable_progress_bar()
+set_verbosity_error()
+use_style()
+scratch = tempfile.TemporaryDirectory()  # removed with the kernel
+here = Path(scratch.name)
+with refusing():
+    if config not in ("", *NAMED):
+        raise ValueError(f"no config {config!r}; choose from {', '.join(NAMED)}")
+    if pairs and not run_folder:
+        raise ValueError("a training of yours is to stay: give run_folder")
+    given = {"pairs": str(Path(pairs).resolve())} if pairs else {}
+    towers = {"clip": clip, "text": text}
+    given |= {tower: name for tower, name in towers.items() if name}
+    given |= {"epochs": epochs} if epochs else {}
+    typed = Namespace(thread="image-text", config=config or None, **given)
+    settings = commands.settings(typed)
+    if not pairs:  # the small set
+        own = replace(settings, epochs=run.size.epochs)
+        settings = replace(small(here / "data", HOSTS, own), **given)
+    folder = Path(run_folder).resolve() if run_folder else here / "run"
+    job = prepare(settings, folder, run.device)
+
+# %% [markdown]
+# ## What goes in
+#
+# A folder with images and `captions.tsv`, UTF-8 text with a line for each image: its file name, a tab, its caption. Or a
+# folder with `features.safetensors`, which holds the tensors `patches` (pairs, patches, width) and `text` (pairs, width) as
+# other towers made them; then no CLIP is loaded. The first of this run's:
+
+# %%
+first = job.seen.rows(torch.tensor([0]))
+print(f"patches of an image: {tuple(first.patches.shape[1:])}")
+print(f"text vector of a caption: {tuple(first.text.shape[1:])}")
+print(f"{len(job.known):,} pairs to train on, {len(job.held_out):,} held out")
+table = Path(settings.pairs, CAPTIONS)
+if table.is_file():
+    for line in table.read_text(encoding="utf-8-sig").split("\n")[:3]:
+        print(line)
+
+# %% [markdown]
+# Files that cannot be read and faulty lines are named with their numbers. The small set's images hold three coloured
+# shapes each; its CLIP is built from a configuration and untrained, so its features are fixed random functions of image
+# and caption.
+#
+# ## The log's settings
+#
+# Its two models, the one that was stuck and the one that worked, and `small`. Bold is what the log gives, the rest is this
+# book's choice where the log says nothing. Without data of your own the profile sets the epochs.
+
+# %% tags=["remove-input"]
+FROM_LOG = "batch_size learning_rate epochs clip text connector pooling width"
+FROM_LOG += (
+    " resampler.width resampler.latents resampler.depth resampler.latent_std"
+)
+OTHERS = "prefixes warmup_steps schedule held_out resampler.heads"
+rows = []
+for name in FROM_LOG.split() + OTHERS.split():
+    cells = {n: f"{attrgetter(name)(named)}" for n, named in NAMED.items()}
+    cells = {n: v or "CLIP's own tower" for n, v in cells.items()}
+    cells |= {"small": "one made here"} if name == "clip" else {}
+    if name.startswith("resampler."):  # the direct projector has none
+        cells["alignment-log direct"] = "–"
+    bold = "**" if name in FROM_LOG.split() else ""
+    plain = {"small": cells["small"], "alignment-log direct": "–"}
+    own = [v if plain.get(n) == v else f"{bold}{v}{bold}" for n, v in cells.items()]
+    rows.append(f"| {name.replace('_', ' ')} | {' | '.join(own)} |")
+head = f"| setting | {' | '.join(NAMED)} |\n|---|{'---|' * len(NAMED)}\n"
+Markdown(head + "\n".join(rows))
+
+# %% [markdown]
+# The log shows no command line. This book's, which asks for the log's working model and nothing else (checked):
+
+# %% tags=["remove-input"]
+OURS = """train image-text --out runs/direct --pairs pairs --config 'alignment-log direct'
+    --clip openai/clip-vit-large-patch14-336 --text sentence-transformers/all-mpnet-base-v2"""
+asked = commands.settings(commands.parser().parse_args(shlex.split(OURS)))
+assert replace(asked, pairs="") == NAMED["alignment-log direct"]
+told = OURS.replace("\n", " \\\n")
+Markdown(f"```\n.venv/bin/python -m bridges {told}\n```")
+
+# %% [markdown]
+# What is different:
+#
+# - **The towers stand outside.** Each image goes through CLIP once, before the first step, and its features are kept in the
+#   run's folder. Where all of them take more than 16 GiB, each batch's images are encoded as it is drawn.
+# - **Matryoshka prefixes** are the halves of the width, down to 256: the log says that it samples one in each batch, and not
+#   from which.
+# - **The loss is the log's**, a quarter of the CLIP loss and one prefix's; logged is their sum.
+# - **Recall by every prefix, beside chance:** `python -m bridges validate image-text --out runs/direct`.
+#
+# ## Before it starts: memory and time
+#
+# The estimate counts tensors from shapes alone, without what a driver and an allocator take, and times a few steps.
+
+# %%
+print(job.estimate())
+
+# %% [markdown]
+# The log's own size: CLIP ViT-L/14 at 336 pixels from its published configuration, with its features on disk or with
+# CLIP on the GPU beside the step. Nothing is allocated or downloaded.
+
+# %%
+TOWER = {
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "intermediate_size": 4096,
+}
+TOWER |= {"hidden_size": 1024, "image_size": 336, "patch_size": 14}
+SAYS = {"hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12}
+LARGE_CLIP = CLIPConfig(text_config=SAYS, vision_config=TOWER, projection_dim=768)
+PATCHES, PATCH_WIDTH, TEXT_WIDTH = 577, 1024, 768
+
+
+def at_log_size(named: Settings, towers: bool) -> tuple:
+    """The log's bridge, with CLIP or without, and the loss of a batch."""
+    bridge = ContrastiveBridge(shape(named, PATCH_WIDTH, TEXT_WIDTH))
+    patches = torch.zeros(named.batch_size, PATCHES, PATCH_WIDTH)
+    text = torch.zeros(named.batch_size, TEXT_WIDTH)
+    held = [CLIPModel(LARGE_CLIP).requires_grad_(False)] if towers else []
+
+    def loss() -> torch.Tensor:
+        for reads in held:
+            with torch.no_grad():  # 32 images at once, as the training does it
+                pixels = torch.zeros(32, 3, 336, 336)
+                reads.vision_model(pixel_values=pixels)
+        embedded = bridge(patches, text)
+        return alignment_loss(*embedded, named.prefixes, named.prefixes[-1])[0]
+
+    return torch.nn.ModuleList([bridge, *held]), loss
+
+
+sizes = {
+    name: [
+        footprint(partial(at_log_size, NAMED[name], own)) for own in (False, True)
+    ]
+    for name in ("alignment-log perceiver", "alignment-log direct")
+}
+Markdown(
+    "| | batch | trained parameters | peak, features on disk | peak, with CLIP |\n|---|--:|--:|--:|--:|\n"
+    + "\n".join(
+        f"| {name} | {NAMED[name].batch_size} | {without.trained_parameters:,} | {size(without.peak)} | {size(beside.peak)} |"
+        for name, (without, beside) in sizes.items()
+    )
+    + f"\n\nThe features of an image take {size(4 * PATCHES * PATCH_WIDTH)} of disk and memory."
+)
+
+# %% [markdown]
+# ## Train
+
+# %%
+history = job.train()
+print(f"{len(history.losses)} steps, best validation after {history.best}")
+
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Training loss of every step, with one prefix sampled in each, and validation loss on the held-out pairs, the mean over all prefixes. Dotted: the loss of a bridge that tells no pair from another: 1.25 ln(batch) for training, and its mean over the batches of the held-out pairs, of which the last may be short. One bridge (n = 1); the legend gives the number of pairs.", "name": "fig-pairs-curve"}, "image": {"alt": "Loss in nats against the training step. The training loss starts above its dotted chance line, the validation loss just below its own. Both fall and flatten; the training loss is noisy, and the validation loss runs along its lower edge."}}
+weight = CLIP_WEIGHT + MRL_WEIGHT
+chance = weight * mean_chance_loss(len(job.held_out), settings.batch_size)
+figure, axes = plt.subplots()
+done = range(1, len(history.losses) + 1)
+axes.plot(done, history.losses, "-", color=COLOURS["sky"], lw=0.9, label="training")
+name = f"validation, {len(job.held_out)} pairs"
+looks = list(history.validation), list(history.validation.values())
+axes.plot(*looks, "o-", color=COLOURS["orange"], label=name)
+lines = {"training": job.run.asked["chance"], "validation": chance}
+for name, line in lines.items():
+    axes.axhline(line, color="black", linewidth=0.9, linestyle=":")
+    axes.text(done[-1], line + 0.02, f"chance, {name}", ha="right", va="bottom")
+axes.set(xlabel="training step", ylabel="loss (nats)", ylim=(0, None))
+axes.legend(loc="center right")
+plt.show()
+
+# %% [markdown]
+# `job.train()` leaves the bridge with the weights of the best validation. What a loss on its chance line says is the subject
+# of [reading a stuck loss](08_stuck_loss.ipynb).
+#
+# ## The report
+
+# %%
+report = reports.image_text(job)
+report
+
+# %% tags=["remove-input"]
+count = len(job.held_out)
+
+
+def share(percent: float) -> Estimate:
+    """A recall with its Wilson interval over the held-out pairs, in percent."""
+    own = wilson(round(percent * count / 100), count)
+    return Estimate(100 * own.mean, 100 * own.low, 100 * own.high, own.n)
+
+
+found_first = {name: share(r["at"][1]) for name, r in report.data["recall"].items()}
+Markdown(
+    f"95 % Wilson intervals over {count} held-out pairs, for the one bridge there is; another training would land"
+    f" elsewhere. Recall falls with the number of candidates, here {count}, so compare only equal numbers."
+)
+
+# %% [markdown]
+# ## Check it up
+#
+# The same parts, given to [the check-up](23_the_checkup.ipynb): the bridge, and what goes into both of its sides.
+
+# %%
+some = job.seen.rows(job.held_out[:256])  # a few hundred pairs are enough
+found = checkup(
+    Contrastive(
+        job.module,
+        some.patches.to(run.device),
+        some.text.to(run.device),
+        losses=[loss / weight for loss in history.losses],
+        batch=settings.batch_size,
+    )
+)
+found
+
+# %% [markdown]
+# ## Killed, and called again
+#
+# A training goes on from its last checkpoint when it is called again with the same folder, settings and data. Here one run
+# of an epoch goes through, and another is broken off after its first checkpoint and called again. With data of your own
+# the cell is passed over: it would encode them twice more.
+
+# %%
+brief = replace(settings, epochs=1, every=10)
+difference = None
+if not pairs:
+    through = prepare(brief, here / "through", run.device).train()
+    broken = prepare(brief, here / "broken", run.device)
+    whole = broken.batch_loss
+
+    def ended(rows: torch.Tensor) -> torch.Tensor:
+        """The loss, until the process is ended."""
+        if broken.step == 13:
+            raise KeyboardInterrupt
+        return whole(rows)
+
+    broken.batch_loss = ended
+    with suppress(KeyboardInterrupt):
+        broken.train()
+    print(f"broken off in step {broken.step + 1} of {broken.fit.steps}")
+    again = prepare(brief, here / "broken", run.device).train()
+    both = zip(through.losses, again.losses, strict=True)
+    difference = max(abs(a - b) for a, b in both)
+    print(f"largest difference of {len(again.losses)} losses: {difference:.3g}")
+
+# %% [markdown]
+# ## On more than one machine
+#
+# With `.venv/bin/accelerate launch --num_processes 4 -m bridges` in place of `.venv/bin/python -m bridges`, the command above
+# runs in four processes. They divide each batch, and each compares its pairs with those of all: the losses are those of one
+# process with the whole batch.
+# [How to read, re-execute and tweak](../book/how_to_read.md) has the lines for a Slurm job and for two CPUs.
+#
+# ## Does it hold?
+
+# %% tags=["nbval-check-output", "keep_output", "remove-input"]
+every = all(own.low > 100 / count for own in found_first.values())
+print(f"R@1 above chance by every prefix: {'yes' if every else 'no'}")
+below = job.validate() < chance
+print(f"held-out loss below its chance line: {'yes' if below else 'no'}")
+if difference is not None:
+    print(f"resumed to the same losses: {'yes' if difference < 1e-5 else 'no'}")
+print(f"check-up: {found.headline}")
+
+# %% [markdown]
+# ## Tweak it
+#
+# How short may an embedding be? Move the slider along the prefix that is kept of each, trained or not. In a live kernel,
+# set `DIRECTION` to the other.
+
+# %% tags=["hide-input"]
+halves = [settings.width >> i for i in range(settings.width.bit_length() - 1)]
+between = [width * 3 // 4 for width in halves[:3]]
+PREFIXES = sorted({*between, *halves[:8], *settings.prefixes})
+DIRECTION = "image to text"  # or "text to image"
+image, caption, _ = job.embedded()
+found_by = {}
+for width in PREFIXES:
+    sides = [normalize(side[:, :width], dim=-1) for side in (image, caption)]
+    at = recall(*(sides if DIRECTION == "image to text" else sides[::-1])).at
+    found_by[width] = {k: share(percent) for k, percent in at.items()}
+
+
+def frame(width: int) -> tuple[Figure, str]:
+    """Recall against the prefix, with one prefix marked."""
+    figure = Figure(figsize=(7.2, 3.8))
+    axes = figure.subplots()
+    looks = {1: ("blue", "-"), 5: ("orange", "--"), 10: ("green", "-.")}
+    for k, (colour, style) in looks.items():
+        look = {"color": COLOURS[colour], "label": f"R@{k}"}
+        values = [found_by[w][k] for w in PREFIXES]
+        draw_intervals(axes, PREFIXES, values, fmt=style, capsize=2, **look)
+        axes.plot(width, found_by[width][k].mean, "o", color=COLOURS[colour], ms=9)
+        axes.axhline(100 * k / count, color=COLOURS[colour], lw=0.9, ls=":")
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(settings.prefixes, settings.prefixes)
+    axes.set(xlabel="coordinates kept (labelled: trained prefixes)", ylim=(0, 102))
+    axes.set(ylabel=f"{DIRECTION}, R@k (%)", title=f"{width} coordinates")
+    figure.legend(loc="outside right upper")
+    heard = "; ".join(f"R@{k} {own} %" for k, own in found_by[width].items())
+    return figure, (
+        f"Recall {DIRECTION} against the coordinates kept, marked at {width}: {heard};"
+        f" 95 % Wilson intervals over {count} pairs. Dotted: chance."
+    )
+
+
+Explorer("coordinates kept", {str(width): width for width in PREFIXES}, frame)
+
+# %% [markdown]
+# The next chapter does the same from [one language model to another](27_llm_to_llm.ipynb).
+#
+# ## Provenance
+
+# %% tags=["remove-input"]
+if pairs:
+    run.given |= {"pairs": Path(pairs).name, "clip": settings.clip}
+run.measure(
+    **{f"R@1 {name}": own for name, own in found_first.items()},
+    chance=chance,
+    validation=job.validate(),
+    **{f"log_peak_bytes {name}": own.peak for name, (own, _) in sizes.items()},
+    **{f"log_peak_bytes {n}, towers": own.peak for n, (_, own) in sizes.items()},
+)
+if difference is not None:
+    run.measure(resume_difference=difference)
+run.close()
