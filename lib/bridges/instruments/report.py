@@ -72,7 +72,7 @@ class Report:
 
     @property
     def faults(self) -> tuple[Fault, ...]:
-        """What was raised, causes before consequences: mend the first, then check again."""
+        """What was raised, causes before consequences. Mend the first, then check again."""
         raised = {reading.fault for reading in self.readings}
         return tuple(fault for name, fault in FAULTS.items() if name in raised)
 
