@@ -129,7 +129,7 @@ class Speech:
             return
         gap, line = self.gap()
         unused = gap.mean < line or gap.low <= 0
-        yield from self._relation(unused and not first.fault)
+        yield from self._relation(unused, bool(first.fault))
         yield from self._parts(gap)
         yield from log_readings(bridge.losses)
         yield from self._tokens(tokens, unused)
@@ -137,8 +137,8 @@ class Speech:
         yield Reading("conditioning gap (nats)", _interval(gap), f">= {line:.2g}, above 0", fault)
         yield from self._evidence()
 
-    def _relation(self, unused: bool) -> Iterator[Reading]:
-        if self.bridge.labels is not None and self.inputs[0].is_floating_point():
+    def _relation(self, unused: bool, constant: bool) -> Iterator[Reading]:
+        if self.bridge.labels is not None and self.inputs[0].is_floating_point() and not constant:
             probe = linear_probe(pooled(self.inputs).float(), _words(self.bridge.labels))
             yield probe_reading("linear probe, inputs to words", probe, unused, self.count)
         if self.bridge.leak is not None:
