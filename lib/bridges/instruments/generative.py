@@ -132,7 +132,7 @@ class Speech:
         yield from self._relation(unused, bool(first.fault))
         yield from self._parts(gap)
         yield from log_readings(bridge.losses)
-        yield from self._tokens(tokens, unused)
+        yield from self._tokens(tokens, unused, value)
         fault = "input that is not used" if unused else ""
         yield Reading("conditioning gap (nats)", _interval(gap), f">= {line:.2g}, above 0", fault)
         yield from self._evidence()
@@ -166,7 +166,7 @@ class Speech:
         fault = "another model in evaluation" if trained.low > line and gap.mean < MODES * trained.mean else ""
         yield Reading("gap in training mode (nats)", _interval(trained), f"<= {1 / MODES:g} x in evaluation", fault)
 
-    def _tokens(self, tokens: Tensor, unused: bool) -> Iterator[Reading]:
+    def _tokens(self, tokens: Tensor, unused: bool, as_is: float) -> Iterator[Reading]:
         deviation = self.inputs[0].float().flatten(0, -2).std(0).median().item()
         follows = variation(tokens.flatten(1))
         quiet = follows < FOLLOWS and 0 < deviation < QUIET and self.inputs[0].is_floating_point()
@@ -181,7 +181,7 @@ class Speech:
             ratio = (tokens.square().mean(-1).sqrt().mean() / own).item()
             yield Reading("tokens' RMS over the host's", f"{ratio:.3g}", "for its effect see the next line")
             if ratio > 0:
-                as_is, matched = self.loss(1.0), self.loss(1 / ratio)
+                matched = self.loss(1 / ratio)
                 line = min((1 - USED) * as_is, as_is - NEAR)
                 fault = "scale far from the host's" if matched < line else ""
                 yield Reading("host's loss at the host's RMS (nats)", f"{matched:.3f}", f">= {line:.3f}", fault)
