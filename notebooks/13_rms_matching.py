@@ -27,10 +27,11 @@ from bridges.instruments.generation import Degeneration, degeneration
 from bridges.instruments.soft_prompt import bridge_quality
 from bridges.instruments.uncertainty import Estimate, mean_interval, wilson
 from bridges.training.answering import BridgeRecipe, untrained
-from bridges.training.benches import HOST_SEEDS, Bench, bench, train_arms
+from bridges.training.benches import HOST_SEEDS, bench, train_arms
 from bridges.training.exams import (
     LONGEST,
     Answers,
+    Bench,
     answer,
     bridge_logits,
     source_alone,

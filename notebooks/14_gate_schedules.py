@@ -204,7 +204,7 @@ def flow(bridge: Bridge, host: int = 0, problems: int = 64) -> GradientFlow:
 
 start = untrained(recipe, 0, benches[0].pair)
 once = replace(recipe, fit=replace(fit, steps=1))
-(moved,) = train_bridges([(once, 0)], benches[0].pair, benches[0].taught)
+(moved,) = train_bridges([(once, 0, benches[0])])
 flows = {"before any step": flow(start), "after one step": flow(moved.bridge)}
 
 # %% tags=["hide-input"]
@@ -348,19 +348,13 @@ def seeds_of(*names: str) -> range:
     return range(min(run.seeds, size.others) if few else run.seeds)
 
 
-found: dict[tuple[str, int], Trained] = {}
-for place, own in enumerate(benches):
-    runs = [(n, s) for n in ARMS for s in seeds_of(n) if s % len(benches) == place]
-    trained = train_bridges(
-        [(ARMS[name], seed) for name, seed in runs],
-        own.pair,
-        own.taught,
-        looks=LOOKS,
-        exams=own.exams,
-        watch=lambda _, bridge: gates(bridge),
-        describe=f"hosts {HOST_SEEDS[place]}",
-    )
-    found |= dict(zip(runs, trained, strict=True))
+runs = [(name, seed) for name in ARMS for seed in seeds_of(name)]
+trained = train_bridges(
+    [(ARMS[name], seed, benches[seed % len(benches)]) for name, seed in runs],
+    looks=LOOKS,
+    watch=lambda _, bridge: gates(bridge),
+)
+found: dict[tuple[str, int], Trained] = dict(zip(runs, trained, strict=True))
 
 # %% [markdown]
 # How far the gates open, first:

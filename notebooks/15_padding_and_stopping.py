@@ -26,10 +26,11 @@ from bridges.instruments.uncertainty import Estimate, mean_interval, wilson
 from bridges.tasks.gsm8k import last_number
 from bridges.tasks.word_problems import MARKER, encode, prompt
 from bridges.training.answering import BridgeRecipe
-from bridges.training.benches import HOST_SEEDS, Bench, bench, train_arms
+from bridges.training.benches import HOST_SEEDS, bench, train_arms
 from bridges.training.exams import (
     LONGEST,
     Answers,
+    Bench,
     Exam,
     answer,
     read,

@@ -31,8 +31,8 @@ from bridges.training.answering import (
     Trained,
     untrained,
 )
-from bridges.training.benches import HOST_SEEDS, Bench, bench, train_arms
-from bridges.training.exams import bridge_logits
+from bridges.training.benches import HOST_SEEDS, bench, train_arms
+from bridges.training.exams import Bench, bridge_logits
 from bridges.training.fit import GATE_GROUP, FitSettings, Group
 from bridges.training.losses import kl_aligned, kl_as_written
 from bridges.training.pretrain import small_solver
@@ -345,9 +345,7 @@ LOOKS = (size.steps // 2, 3 * size.steps // 4, size.steps)
 SEEDS = range(run.seeds)
 FEW = range(min(size.others, run.seeds))
 
-found: dict[tuple[str, int], Trained] = {}
-for name, arm in ARMS.items():
-    found |= train_arms({name: arm}, SEEDS, benches, looks=LOOKS, describe=name)
+found = train_arms(ARMS, SEEDS, benches, looks=LOOKS, describe="three arms")
 
 
 def home(seed: int) -> Bench:
@@ -635,8 +633,8 @@ four_lines(found, benches, visible=False)
 # A penalty against collapse should be tried where there is one. The chapter on [peak and
 # collapse](12_peak_and_collapse.ipynb) searched for a fall like the log's and found its largest mean drop in *labels
 # shifted twice*: the question visible, no norm on the soft tokens, and every position asked for the token after the next.
-# That setting is repeated here with the ordinary targets and fewer looks, with and without the penalty as written, on
-# after the warm-up.
+# That setting is repeated here with the ordinary targets and, in the quick profile, for half as many steps again, with and
+# without the penalty as written, on after the warm-up.
 
 # %%
 falling = BridgeRecipe(
@@ -660,11 +658,7 @@ falls = {
 }
 EVERY = size.falling // 4
 FALL_LOOKS = [1, *range(EVERY, size.falling + 1, EVERY)]
-fallen: dict[tuple[str, int], Trained] = {}
-for name, arm in falls.items():
-    fallen |= train_arms(
-        {name: arm}, SEEDS, plain, looks=FALL_LOOKS, describe=f"falling, {name}"
-    )
+fallen = train_arms(falls, SEEDS, plain, looks=FALL_LOOKS, describe="falling")
 
 
 def drops(name: str, chosen: range = SEEDS) -> list[float]:

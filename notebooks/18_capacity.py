@@ -35,8 +35,8 @@ from bridges.training.answering import (
     train_bridges,
     untrained,
 )
-from bridges.training.benches import HOST_SEEDS, Bench, bench
-from bridges.training.exams import bridge_logits
+from bridges.training.benches import HOST_SEEDS, bench
+from bridges.training.exams import Bench, bridge_logits
 from bridges.training.fit import GATE_GROUP, FitSettings
 from IPython.display import Markdown
 from matplotlib.figure import Figure
@@ -438,23 +438,16 @@ ARMS = [(name, size.lr) for name in NAMES]
 ARMS += [(name, lr) for name in ENDS for lr in size.rates]
 found: dict[tuple[str, float, int], Trained] = {}
 for name in NAMES:
-    for place, own in enumerate(benches):
-        mine = [arm for arm in ARMS if arm[0] == name]
-        runs = [
-            (*arm, s)
-            for arm in mine
-            for s in seeds_of(*arm)
-            if s % len(benches) == place
-        ]
-        trained = train_bridges(
-            [(recipe_of(name, STEPS[name], lr), seed) for _, lr, seed in runs],
-            own.pair,
-            own.taught,
-            looks=LOOKS[name],
-            exams=own.exams,
-            describe=f"{name}, hosts {HOST_SEEDS[place]}",
-        )
-        found |= dict(zip(runs, trained, strict=True))
+    runs = [(*arm, s) for arm in ARMS if arm[0] == name for s in seeds_of(*arm)]
+    trained = train_bridges(
+        [
+            (recipe_of(name, STEPS[name], lr), seed, benches[seed % len(benches)])
+            for _, lr, seed in runs
+        ],
+        looks=LOOKS[name],
+        describe=name,
+    )
+    found |= dict(zip(runs, trained, strict=True))
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Bridged accuracy on the exam `report`, question hidden, by size; left against compute, equal for all at the end, right the same runs against training steps. Thin lines are runs, thick ones their means: n = 5 for the smallest and the largest, 1 for the others (quick profile), so that single runs stand beside means; intervals and values in the table below. Dotted on the right: the largest's last step.", "name": "fig-capacity-sweep"}, "image": {"alt": "Two panels of rising lines. Against compute the lines of the two middle sizes end far above the means of the smallest and the largest, which lie close together all the way; single runs of the largest spread widely. Against steps the mean of the largest and the lines of the two middle sizes rise side by side, the largest stops first, and the smallest creeps up over several times as many steps."}}
 TINTS = {

@@ -36,8 +36,8 @@ from bridges.instruments.uncertainty import (
 )
 from bridges.tasks.word_problems import prompt
 from bridges.training.answering import BridgeRecipe, Trained, untrained
-from bridges.training.benches import HOST_SEEDS, Bench, bench, train_arms
-from bridges.training.exams import LONGEST, Answers, Exam, answer, examine
+from bridges.training.benches import HOST_SEEDS, bench, train_arms
+from bridges.training.exams import LONGEST, Answers, Bench, Exam, answer, examine
 from bridges.training.fit import GATE_GROUP, FitSettings, Group
 from IPython.display import Markdown
 from matplotlib.figure import Figure

@@ -34,8 +34,8 @@ from bridges.instruments.uncertainty import (
     wilson,
 )
 from bridges.training.answering import Anchor, BridgeRecipe, Trained
-from bridges.training.benches import HOST_SEEDS, Bench, bench, train_arms
-from bridges.training.exams import LONGEST, Answers, answer, source_alone
+from bridges.training.benches import HOST_SEEDS, bench, train_arms
+from bridges.training.exams import LONGEST, Answers, Bench, answer, source_alone
 from bridges.training.fit import GATE_GROUP, FitSettings, Group
 from IPython.display import Markdown
 from matplotlib.figure import Figure
@@ -274,8 +274,8 @@ show_source(BridgeQuality, start="rms = abs", lines=2)
 # is trained here again as there, except that there are two exams of 200 questions, as many as the log's: `select`, by
 # whose looks a checkpoint is chosen, and `report`, which is put to the chosen checkpoint and to the last. The first look
 # comes after one step; the log's came after 250. In the quick profile these runs, and all others in which the target
-# reads the question, were shortened for time from the 48 steps of that chapter to 32, with five looks in place of nine.
-# The longer version gave the same verdicts; parts of C13 on which it differed are named below.
+# reads the question, were shortened for time from 48 steps to 32, with five looks in place of nine. The longer version
+# gave the same verdicts; parts of C13 on which it differed are named below.
 
 # %%
 COMMON = (Group("translator.gates.", rate=1.0),)

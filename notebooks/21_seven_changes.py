@@ -30,9 +30,9 @@ from bridges.training.answering import (
     train_bridges,
     untrained,
 )
-from bridges.training.benches import HOST_SEEDS, Bench, bench
+from bridges.training.benches import HOST_SEEDS, bench
 from bridges.training.ensemble import fit_ensemble
-from bridges.training.exams import bridge_logits
+from bridges.training.exams import Bench, bridge_logits
 from bridges.training.fit import (
     GATE_GROUP,
     FitSettings,
@@ -336,30 +336,32 @@ benches = [
 ]
 
 
+def asked(own: Bench, setting: Setting, follows: bool) -> Bench:
+    """The bench with the setting's exam, and the one that the plateau follows."""
+    exams = {"report": own.exams["report"].first(setting.asked)}
+    if follows:
+        exams = {"select": own.exams["select"].first(size.few)} | exams
+    return replace(own, exams=exams)
+
+
 def train(setting: Setting, runs: Sequence[tuple[str, int]]) -> None:
     """Train arms, each with its seed, on the seed's pair of hosts; the plateau apart, as it looks more often."""
     often = range(setting.every, setting.base.fit.steps + 1, setting.every)
-    for place, own in enumerate(benches):
-        report = {"report": own.exams["report"].first(setting.asked)}
-        both = {"select": own.exams["select"].first(size.few)} | report
-        for follows in (False, True):
-            members = [
-                (name, seed)
-                for name, seed in runs
-                if (name == PLATEAU) == follows and place_of(seed) == place
-            ]
-            if not members:
-                continue
-            trained = train_bridges(
-                [(setting.arms[name], seed) for name, seed in members],
-                own.pair,
-                own.taught,
-                looks=sorted({*setting.looks, *(often if follows else ())}),
-                exams=both if follows else report,
-                select="select" if follows else "",
-                describe=f"{setting.name}, hosts {HOST_SEEDS[place]}",
-            )
-            found[setting.name] |= dict(zip(members, trained, strict=True))
+    for follows in (False, True):
+        own = [asked(bench, setting, follows) for bench in benches]
+        members = [
+            (name, seed) for name, seed in runs if (name == PLATEAU) == follows
+        ]
+        trained = train_bridges(
+            [
+                (setting.arms[name], seed, own[place_of(seed)])
+                for name, seed in members
+            ],
+            looks=sorted({*setting.looks, *(often if follows else ())}),
+            select="select" if follows else "",
+            describe=setting.name,
+        )
+        found[setting.name] |= dict(zip(members, trained, strict=True))
 
 
 found: dict[str, dict[tuple[str, int], Trained]] = {s.name: {} for s in SETTINGS}

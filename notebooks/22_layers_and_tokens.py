@@ -32,8 +32,8 @@ from bridges.training.answering import (
     train_bridges,
     untrained,
 )
-from bridges.training.benches import HOST_SEEDS, Bench, bench
-from bridges.training.exams import Answers, Exam, answers_of, examine
+from bridges.training.benches import HOST_SEEDS, bench
+from bridges.training.exams import Answers, Bench, Exam, answers_of, examine
 from bridges.training.fit import GATE_GROUP, FitSettings
 from IPython.display import Markdown
 from matplotlib.figure import Figure
@@ -254,22 +254,12 @@ trained: dict[tuple[str, int], Trained] = {}
 
 def train(wanted: Mapping[str, Sequence[int]]) -> None:
     """Train each arm with its seeds, seed s into hosts s modulo 2."""
-    for place, own in enumerate(benches):
-        runs = [
-            (name, seed)
-            for name, chosen in wanted.items()
-            for seed in chosen
-            if seed % len(benches) == place
-        ]
-        found = train_bridges(
-            [(ARMS[name], seed) for name, seed in runs],
-            own.pair,
-            own.taught,
-            looks=(size.steps,),
-            exams=own.exams,
-            describe=f"hosts {HOST_SEEDS[place]}",
-        )
-        trained.update(zip(runs, found, strict=True))
+    runs = [(name, seed) for name, chosen in wanted.items() for seed in chosen]
+    found = train_bridges(
+        [(ARMS[name], seed, benches[seed % len(benches)]) for name, seed in runs],
+        looks=(size.steps,),
+    )
+    trained.update(zip(runs, found, strict=True))
 
 
 def final(name: str, seed: int) -> float:

@@ -13,10 +13,10 @@ from bridges.hosts import causal
 from bridges.hosts.causal import answer_loss, generate, hidden_states, positions, read_logits, until_end
 from bridges.tasks import word_problems
 from bridges.training import answering, exams, pretrain
-from bridges.training.answering import Anchor, BridgeRecipe
-from bridges.training.benches import Bench, train_arms
+from bridges.training.answering import Anchor, BridgeRecipe, train_bridges
+from bridges.training.benches import train_arms
 from bridges.training.ensemble import fit_ensemble
-from bridges.training.exams import Exam, Pair, bridge_logits, examine
+from bridges.training.exams import Bench, Exam, Pair, bridge_logits, examine
 from bridges.training.fit import GATE_GROUP, FitSettings, Group, fit
 from bridges.training.losses import kl_aligned, kl_as_written
 from bridges.training.pretrain import SOLVERS, small_solver
@@ -253,6 +253,32 @@ def test_bridges_side_by_side_learn_as_each_alone(changed: dict) -> None:
     found = train_arms(arms, (3, 4), [bench])
     for (name, seed), trained in found.items():
         torch.testing.assert_close(trained.losses, alone(arms[name], seed), rtol=1e-4, atol=1e-5)
+
+
+def test_bridges_of_several_benches_and_losses_share_a_graph_and_learn_as_each_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    torch.manual_seed(1)
+    hosts = [causal.build(f, "quick", w).eval().requires_grad_(False) for f, w in (("mistral", SW), ("llama", TW))]
+    other = Pair(hosts[0], SW, hosts[1], TW)
+    benches = [Bench(PAIR, EXAM, {"report": EXAM.first(5)}), Bench(other, examine(PROBLEMS, other).first(9), {})]
+    arms = {
+        "plain": RECIPE,
+        "shifted": replace(RECIPE, shift=1),
+        "anchored": replace(RECIPE, anchor=Anchor(weight=1.0, positions=2)),
+        "aligned": replace(RECIPE, anchor=Anchor(weight=1.0, aligned=True, start=2)),
+        "staged": replace(RECIPE, staged=3),
+    }
+    runs = [(recipe, 3, own) for recipe in arms.values() for own in benches]
+    lone = [train_bridges([run], looks=(2,))[0] for run in runs]
+    graphs = []
+    monkeypatch.setattr(answering, "fit_ensemble", lambda *a, **k: graphs.append(len(a[0])) or fit_ensemble(*a, **k))
+    together = train_bridges(runs, looks=(2,))
+    assert graphs == [len(runs)]
+    for one, same in zip(together, lone, strict=True):
+        torch.testing.assert_close(one.losses, same.losses, rtol=1e-4, atol=1e-5)
+        assert one.looks == same.looks
+    assert len({round(one.losses[-1], 5) for one in together}) == len(runs)
 
 
 def test_looks_are_what_the_bridge_says_then_and_training_goes_on_untouched() -> None:

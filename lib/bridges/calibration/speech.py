@@ -23,8 +23,8 @@ from bridges.instruments.leak import leak_check
 from bridges.instruments.padding import padding_shift
 from bridges.tasks import instructions
 from bridges.training.answering import BridgeRecipe, untrained
-from bridges.training.benches import HOST_SEEDS, Bench, bench
-from bridges.training.exams import LONGEST, Exam, bridge_logits
+from bridges.training.benches import HOST_SEEDS, bench
+from bridges.training.exams import LONGEST, Bench, Exam, bridge_logits
 from bridges.training.fit import GATE_GROUP, FitSettings
 from bridges.training.losses import kl_aligned, kl_as_written
 from bridges.training.pretrain import small_host

@@ -90,13 +90,14 @@ def split(counts: Sequence[int], seed: int = 0, two_steps: float = 0.7) -> list[
 
 
 def _problem(draw: np.random.Generator, steps: int) -> Problem:
-    name, things = draw.choice(NAMES), draw.choice(THINGS)
+    name, things = (of[draw.integers(len(of))] for of in (NAMES, THINGS))  # `choice` draws the same, far more slowly
     has = int(draw.integers(LARGEST + 1))
     said, worked = f"{name} has {has} {things}", []
     for step in range(steps):
         gains = has == 0 or (has < LARGEST and draw.random() < 0.5)
         change = int(draw.integers(1, LARGEST - has + 1)) if gains else int(draw.integers(1, has + 1))
-        verb = draw.choice((GAINS if gains else LOSSES)[step])
+        verbs = (GAINS if gains else LOSSES)[step]
+        verb = verbs[draw.integers(len(verbs))]
         said += f" then {verb} {change} ." if step else f" and {verb} {change} ."
         result = has + change if gains else has - change
         worked.append((has, "+" if gains else "-", change, result))

@@ -1,6 +1,6 @@
 """Train translators by which one frozen LLM tells another what it has read, many recipes and seeds at once."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
@@ -15,7 +15,7 @@ from bridges.connectors.scale import ScaleMatch, embedding_rms
 from bridges.connectors.translator import Bridge, GatedTranslator, TranslatorSettings
 from bridges.hosts.causal import adapted, answer_loss, read_logits
 from bridges.training.ensemble import Ensemble, alike, fit_ensemble
-from bridges.training.exams import Answers, Exam, Pair, answers_of, bridge_logits
+from bridges.training.exams import Answers, Bench, Exam, Pair, answers_of, bridge_logits
 from bridges.training.fit import FitSettings
 from bridges.training.losses import kl_aligned, kl_as_written
 
@@ -60,35 +60,23 @@ class BridgeRecipe:
 
     @property
     def architecture(self) -> object:
-        """Equal for recipes that differ in values alone and can share one vectorised graph."""
+        """Equal for recipes that differ in values alone, or in their loss, and can share one vectorised graph."""
         groups = tuple(replace(g, rate=1.0, weight_decay=None) for g in self.fit.groups)
         fit = FitSettings(self.fit.steps, batch=self.fit.batch, groups=groups)
-        anchor = self.anchor and replace(self.anchor, weight=0.0)
-        return replace(self, fit=fit, scale=1.0, layer=0, anchor=anchor, translator=replace(self.translator, gate=0.0))
+        return BridgeRecipe(
+            fit, replace(self.translator, gate=0.0), visible=self.visible, lora=self.lora, ramp=self.ramp
+        )
 
 
-class _Weighted(Bridge):
-    """A bridge that carries the weight of its penalty, which may differ between models trained side by side."""
+class _Adapted(Bridge):
+    """A bridge with a target of its own, which puts its logits in the place of the soft tokens where rows are given."""
 
-    weight: Tensor
-
-    def __init__(self, bridge: Bridge, weight: float):
+    def __init__(self, bridge: Bridge, target: PreTrainedModel):
         super().__init__(bridge.translator, bridge.scale, int(bridge.layer))
-        self.register_buffer("weight", torch.tensor(weight))
-
-    def forward(self, states: Tensor, mask: Tensor, opened: float | None = None) -> tuple[Tensor, Tensor]:  # type: ignore[override]
-        return super().forward(states, mask, opened), self.weight
-
-
-class _Adapted(_Weighted):
-    """The same with a target of its own, which puts its logits in the place of the soft tokens where rows are given."""
-
-    def __init__(self, bridge: Bridge, weight: float, target: PreTrainedModel):
-        super().__init__(bridge, weight)
         target.set_attn_implementation("eager")  # vmap has no rule for the fused one
         self.target = target
 
-    def forward(  # type: ignore[override]
+    def forward(
         self,
         states: Tensor,
         mask: Tensor,
@@ -96,11 +84,9 @@ class _Adapted(_Weighted):
         rows: Tensor | None = None,
         exam: Exam | None = None,
         visible: bool = False,
-    ) -> tuple[Tensor, Tensor]:
-        soft, weight = super().forward(states, mask, opened)
-        if rows is None or exam is None:
-            return soft, weight
-        return bridge_logits(self.target, soft, exam, rows, visible), weight
+    ) -> Tensor:
+        soft = super().forward(states, mask, opened)
+        return soft if rows is None or exam is None else bridge_logits(self.target, soft, exam, rows, visible)
 
 
 @dataclass(frozen=True)
@@ -138,37 +124,41 @@ def untrained(recipe: BridgeRecipe, seed: int, pair: Pair) -> Bridge:
 
 
 def train_bridges(
-    runs: Sequence[tuple[BridgeRecipe, int]],
-    pair: Pair,
-    exam: Exam,
+    runs: Sequence[tuple[BridgeRecipe, int, Bench]],
     *,
     looks: Sequence[int] = (),
-    exams: Mapping[str, Exam] | None = None,
     watch: Callable[[BridgeRecipe, Bridge], Any] | None = None,
     select: str = "",
     describe: str = "bridges",
 ) -> list[Trained]:
-    """Train every (recipe, seed) into one pair of hosts; those of one architecture share a vectorised graph.
+    """Train every (recipe, seed) on its bench; those of one architecture share a vectorised graph, whatever the bench.
 
     Two runs of one shape and one seed start from the same values, and two of one seed see the same batches.
 
     Args:
-        runs: what to train, and the seed of its values and batches.
-        pair: the hosts, which stay as they are.
-        exam: problems to train on.
-        looks: numbers of steps after which every bridge answers the exams.
-        exams: problems to look at, by name.
+        runs: what to train, the seed of its values and batches, and its hosts, which stay as they are.
+        looks: numbers of steps after which every bridge answers the exams of its bench.
         watch: anything else to be measured of a bridge at each look.
         select: the exam whose accuracy a plateau schedule follows.
         describe: what the progress bar says.
     """
     found: dict[int, Trained] = {}
-    for members in alike([recipe.architecture for recipe, _ in runs]):
-        chosen = [runs[i] for i in members]
-        group = _Group(chosen, pair, exam, looks, exams or {}, watch, select)
+    kinds = [
+        # Adapted targets are stacked, and with them what they read: they keep to one bench.
+        (recipe.architecture, _shape(own), recipe.lora and id(own))
+        for recipe, _, own in runs
+    ]
+    for members in alike(kinds):
+        group = _Group([runs[i] for i in members], looks, watch, select)
         for index, trained in zip(members, group.train(describe), strict=True):
             found[index] = trained
     return [found[i] for i in range(len(runs))]
+
+
+def _shape(bench: Bench) -> tuple[int, ...]:
+    """What benches must share for bridges over them to be stacked: all widths and the questions' padded length."""
+    layers, _, length, width = bench.taught.states.shape
+    return layers, length, width, bench.pair.target.config.hidden_size
 
 
 class _Group:
@@ -176,94 +166,76 @@ class _Group:
 
     def __init__(
         self,
-        runs: list[tuple[BridgeRecipe, int]],
-        pair: Pair,
-        exam: Exam,
+        runs: list[tuple[BridgeRecipe, int, Bench]],
         looks: Sequence[int],
-        exams: Mapping[str, Exam],
         watch: Callable[[BridgeRecipe, Bridge], Any] | None,
         select: str,
     ):
-        self.runs, self.pair, self.exam = runs, pair, exam
-        self.looks, self.exams, self.watch, self.select = looks, exams, watch, select
+        self.runs, self.looks, self.watch, self.select = runs, looks, watch, select
         self.shared = runs[0][0]  # what all recipes have in common can be read off the first
+        self.homes = [(runs[own[0]][2], own) for own in alike([id(bench) for *_, bench in runs])]
         self.seen: list[dict[int, dict[str, Answers]]] = [{} for _ in runs]
         self.watched: list[dict[int, Any]] = [{} for _ in runs]
-        self.baseline = self._baseline() if self.shared.anchor else None
+        baselines: dict[tuple[int, bool, int], Tensor] = {}
+        for recipe, _, bench in runs:
+            if a := recipe.anchor:
+                kind = id(bench), a.aligned, a.positions
+                if kind not in baselines:
+                    baselines[kind] = _baseline(bench, a.aligned, a.positions)
+        self.baselines = [
+            baselines.get((id(b), a.aligned, a.positions)) if (a := r.anchor) else None for r, _, b in runs
+        ]
 
     def train(self, describe: str) -> list[Trained]:
         models = []
-        for recipe, seed in self.runs:
-            weight = recipe.anchor.weight if recipe.anchor else 0.0
-            bridge = untrained(recipe, seed, self.pair)
-            own = _Adapted(bridge, weight, adapted(self.pair.target, recipe.lora)) if recipe.lora else None
-            models.append((own or _Weighted(bridge, weight)).to(self.pair.target.device).train())
+        for recipe, seed, bench in self.runs:
+            bridge, target = untrained(recipe, seed, bench.pair), bench.pair.target
+            own = _Adapted(bridge, adapted(target, recipe.lora)) if recipe.lora else bridge
+            models.append(own.to(target.device).train())
         ensemble = fit_ensemble(
             models,
             self._loss,
-            len(self.exam.problems),
-            [recipe.fit for recipe, _ in self.runs],
-            [seed for _, seed in self.runs],
+            [len(bench.taught.problems) for *_, bench in self.runs],
+            [recipe.fit for recipe, *_ in self.runs],
+            [seed for _, seed, _ in self.runs],
             folded=True,
             look=self._look,
             describe=f"{describe}, {len(models)} at once",
         )
         found = []
-        for i, (recipe, seed) in enumerate(self.runs):
+        for i, (recipe, seed, _) in enumerate(self.runs):
             bridge, losses = _bridge(ensemble, i), ensemble.losses[:, i].tolist()
             found.append(Trained(recipe, seed, bridge, losses, self.seen[i], self.watched[i], _target(ensemble, i)))
         return found
 
     def _loss(self, models: Callable[..., Any], rows: Int[Tensor, "models batch"], step: int) -> Tensor:
-        own, exam = self.shared, self.exam
+        own, runs = self.shared, self.runs[: len(rows)]  # the first alone where `fit_ensemble` tries the loss
         opened = min(1.0, step / own.ramp) if own.ramp else None
-        read = exam.states[:, rows].transpose(0, 1), exam.mask[rows], opened
+        taught = [bench.taught for *_, bench in runs]
+        states = torch.stack([exam.states[:, each] for exam, each in zip(taught, rows, strict=True)])
+        read = states, torch.stack([exam.mask[each] for exam, each in zip(taught, rows, strict=True)]), opened
+        logits: dict[int, Tensor] = {}
         if own.lora:
-            logits, weights = models(*read, rows, exam, own.visible)
-        else:  # the host reads the batches of all models as one
-            soft, weights = models(*read)
-            flat = bridge_logits(self.pair.target, soft.flatten(0, 1), exam, rows.flatten(), own.visible)
-            logits = flat.unflatten(0, rows.shape)
-        anchored = own.anchor and step >= own.anchor.start
+            logits = dict(enumerate(models(*read, rows, taught[0], own.visible)))
+        else:
+            soft = models(*read)
+            for bench, places in self.homes:  # a host reads the batches of all its models as one
+                here = [place for place in places if place < len(rows)]
+                if here:
+                    told = bridge_logits(
+                        bench.pair.target, soft[here].flatten(0, 1), bench.taught, rows[here].flatten(), own.visible
+                    )
+                    logits |= dict(zip(here, told.unflatten(0, (len(here), -1)), strict=True))
         losses = []
-        for told, own_rows, weight in zip(logits, rows, weights, strict=True):
-            loss = answer_loss(told, self._labels(own_rows, step))
-            losses.append(loss + weight * self._penalty(told, own_rows) if anchored else loss)
+        for i, (recipe, _, bench) in enumerate(runs):
+            loss = answer_loss(logits[i], _labels(recipe, bench.taught, rows[i], step))
+            anchor, baseline = recipe.anchor, self.baselines[i]
+            if anchor and baseline is not None and step >= anchor.start:
+                loss = loss + anchor.weight * _penalty(
+                    anchor, logits[i], baseline[rows[i]], bench.taught.labels[rows[i]]
+                )
+            losses.append(loss)
         return torch.stack(losses)
-
-    def _labels(self, rows: Tensor, step: int) -> Tensor:
-        """The answers, or as much of them as the stage asks for."""
-        labels, over = self.exam.labels[rows], self.shared.staged
-        if self.shared.shift:
-            labels = pad(labels[:, self.shared.shift :], (0, self.shared.shift), value=-100)
-        if step >= over:
-            return labels
-        asked = 2 + step * labels.shape[1] // over
-        return labels.masked_fill(torch.arange(labels.shape[1], device=labels.device) >= asked, -100)
-
-    def _penalty(self, logits: Tensor, rows: Tensor) -> Tensor:
-        anchor, baseline = cast(Anchor, self.shared.anchor), cast(Tensor, self.baseline)[rows]
-        if not anchor.aligned:
-            return kl_as_written(logits, baseline, anchor.positions)
-        answers = self.exam.labels[rows]
-        return kl_aligned(logits[:, -answers.shape[1] - 1 : -1], baseline, answers != -100, anchor.positions)
-
-    @torch.no_grad()
-    def _baseline(self, batch: int = 512) -> Tensor:
-        """Logits of the target that reads the question itself: of its prompt, or of the answer behind it."""
-        anchor = self.shared.anchor
-        (ids, mask), labels = self.exam.visible, self.exam.labels
-        found = []
-        for start in range(0, len(ids), batch):
-            part = slice(start, start + batch)
-            if anchor and not anchor.aligned:
-                logits = self.pair.target(input_ids=ids[part], attention_mask=mask[part]).logits  # as the log calls it
-                found.append(logits[:, : anchor.positions])
-            else:
-                told, there = labels[part].clamp_min(0), (labels[part] != -100).long()
-                both = torch.cat([ids[part], told], 1), torch.cat([mask[part], there], 1)
-                found.append(read_logits(self.pair.target, None, *both)[:, -labels.shape[1] - 1 : -1])
-        return torch.cat(found)
 
     def _look(self, step: int, ensemble: Ensemble) -> list[float] | None:
         if step not in self.looks:
@@ -271,26 +243,65 @@ class _Group:
         calm = replace(ensemble, template=deepcopy(ensemble.template).eval())
         # With a schedule the gates' own values were never trained: the looks open them as the schedule had them.
         opened = min(1.0, step / self.shared.ramp) if self.shared.ramp else None
-        for name, exam in self.exams.items():
-            soft = calm.apply(exam.states, exam.mask, opened)[0]  # (M, N, K, d)
-            if self.shared.lora:
-                targets = [cast(PreTrainedModel, _target(calm, i)) for i in range(len(soft))]
-                said = [self._answers(target, one[None], exam)[0] for target, one in zip(targets, soft, strict=True)]
-            else:
-                said = self._answers(self.pair.target, soft, exam)
-            for seen, one in zip(self.seen, said, strict=True):
-                seen.setdefault(step, {})[name] = one
-        for i, (recipe, _) in enumerate(self.runs):
+        for bench, places in self.homes:
+            part = calm.part(places)
+            for name, exam in bench.exams.items():
+                soft = part.apply(exam.states, exam.mask, opened)  # (M, N, K, d)
+                if self.shared.lora:
+                    targets = [cast(PreTrainedModel, _target(part, i)) for i in range(len(soft))]
+                    said = [
+                        self._answers(target, one[None], exam, bench)[0]
+                        for target, one in zip(targets, soft, strict=True)
+                    ]
+                else:
+                    said = self._answers(bench.pair.target, soft, exam, bench)
+                for place, one in zip(places, said, strict=True):
+                    self.seen[place].setdefault(step, {})[name] = one
+        for i, (recipe, *_) in enumerate(self.runs):
             if self.watch:
                 self.watched[i][step] = self.watch(recipe, _bridge(calm, i))
         return [-seen[step][self.select].accuracy for seen in self.seen] if self.select else None
 
-    def _answers(self, target: PreTrainedModel, soft: Tensor, exam: Exam) -> list[Answers]:
-        return answers_of(target, self.pair.target_words, soft, exam, self.shared.visible)
+    def _answers(self, target: PreTrainedModel, soft: Tensor, exam: Exam, bench: Bench) -> list[Answers]:
+        return answers_of(target, bench.pair.target_words, soft, exam, self.shared.visible)
+
+
+def _labels(recipe: BridgeRecipe, exam: Exam, rows: Int[Tensor, " batch"], step: int) -> Tensor:
+    """The answers, or as much of them as the stage asks for."""
+    labels, over = exam.labels[rows], recipe.staged
+    if recipe.shift:
+        labels = pad(labels[:, recipe.shift :], (0, recipe.shift), value=-100)
+    if step >= over:
+        return labels
+    asked = 2 + step * labels.shape[1] // over
+    return labels.masked_fill(torch.arange(labels.shape[1], device=labels.device) >= asked, -100)
+
+
+def _penalty(anchor: Anchor, logits: Tensor, baseline: Tensor, answers: Tensor) -> Tensor:
+    if not anchor.aligned:
+        return kl_as_written(logits, baseline, anchor.positions)
+    return kl_aligned(logits[:, -answers.shape[1] - 1 : -1], baseline, answers != -100, anchor.positions)
+
+
+@torch.no_grad()
+def _baseline(bench: Bench, aligned: bool, positions: int, batch: int = 512) -> Tensor:
+    """Logits of the target that reads the question itself: of its prompt, or of the answer behind it."""
+    target, (ids, mask), labels = bench.pair.target, bench.taught.visible, bench.taught.labels
+    found = []
+    for start in range(0, len(ids), batch):
+        part = slice(start, start + batch)
+        if not aligned:
+            logits = target(input_ids=ids[part], attention_mask=mask[part]).logits  # as the log calls it
+            found.append(logits[:, :positions])
+        else:
+            told, there = labels[part].clamp_min(0), (labels[part] != -100).long()
+            both = torch.cat([ids[part], told], 1), torch.cat([mask[part], there], 1)
+            found.append(read_logits(target, None, *both)[:, -labels.shape[1] - 1 : -1])
+    return torch.cat(found)
 
 
 def _bridge(ensemble: Ensemble, place: int) -> Bridge:
-    model = cast(_Weighted, ensemble.model(place))
+    model = cast(Bridge, ensemble.model(place))
     return Bridge(model.translator, model.scale, int(model.layer)).eval()
 
 

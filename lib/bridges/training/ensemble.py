@@ -43,6 +43,13 @@ class Ensemble:
                 value.copy_((self.parameters | self.buffers)[name][index])
         return single
 
+    def part(self, places: Sequence[int]) -> "Ensemble":
+        """Some of the models, in the order of their places."""
+        parameters, buffers = (
+            {name: value[list(places)] for name, value in state.items()} for state in (self.parameters, self.buffers)
+        )
+        return Ensemble(self.template, parameters, buffers, self.losses[:, list(places)])
+
     @torch.no_grad()
     def apply(self, *inputs: Any) -> Any:
         """What every model makes of the same inputs; each tensor gains a leading dimension of models."""
@@ -56,7 +63,7 @@ class Ensemble:
 def fit_ensemble(
     models: Sequence[nn.Module],
     batch_loss: Callable[[Callable[..., Any], Int[Tensor, " batch"], int], Tensor],
-    samples: int,
+    samples: int | Sequence[int],
     settings: Sequence[FitSettings],
     seeds: Sequence[int],
     *,
@@ -70,7 +77,7 @@ def fit_ensemble(
     Args:
         models: modules that differ in their values alone; they are copied, not changed.
         batch_loss: `batch_loss(model, indices, step)` of one model, which is called as the module would be.
-        samples: how many samples there are to draw batches from.
+        samples: how many samples there are to draw batches from, or how many for each model.
         settings: one for each model; steps and batch must agree, rate, warm-up, clipping and decay may differ.
         seeds: one for each model: the order of its batches, the same as `fit`'s for that seed.
         chunk: how many models share the cache at once; all of them where nothing is given.
@@ -111,7 +118,8 @@ def fit_ensemble(
     shapes = [{n: (p.shape, p.requires_grad) for n, p in m.named_parameters()} for m in models]
     if any(s != shapes[0] for s in shapes):
         raise ValueError("the models differ in architecture: train each architecture in an ensemble of its own")
-    first_batch = _order(seeds[0], samples, 1, batch)[0]
+    counts = [samples] * len(models) if isinstance(samples, int) else samples
+    first_batch = _order(seeds[0], counts[0], 1, batch)[0]
 
     def first_loss(model: nn.Module) -> Tensor:
         if not folded:
@@ -127,7 +135,8 @@ def fit_ensemble(
     # What is frozen, or takes no part in the loss, stands among the buffers: no gradient is taken there, and no decay.
     buffers |= {name: parameters.pop(name) for name in list(parameters) if name not in used}
     template = deepcopy(models[0])  # not on the meta device, where tied parameters come apart
-    orders = torch.stack([_order(seed, samples, steps, batch) for seed in seeds], 1).to(device)  # (T, M, B)
+    drawn = [_order(seed, count, steps, batch) for seed, count in zip(seeds, counts, strict=True)]
+    orders = torch.stack(drawn, 1).to(device)  # (T, M, B)
     rates = torch.tensor([[s.lr * s.rate(step) for s in settings] for step in range(steps)], device=device)
     factors = {n: torch.tensor([s.group(n).rate for s in settings], device=device) for n in parameters}
     starts = {name: settings[0].group(name).start for name in parameters}

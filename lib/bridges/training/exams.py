@@ -1,6 +1,6 @@
 """Exams in word problems: what the hosts of a pair read, what a target says to them, and how that is marked."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from bridges.connectors.translator import Bridge
 from bridges.hosts.causal import generate, hidden_states, read_logits, until_end
 from bridges.tasks.gsm8k import marked_answer
 from bridges.tasks.word_problems import Format, Problem, encode, prompt
@@ -71,7 +72,7 @@ def examine(problems: Sequence[Problem], pair: Pair, form: Format = "worked", wi
     device = pair.source.device
     read = [prompt(p.question, pair.source_words) + (f" {p.solution(form)}" if with_answers else "") for p in problems]
     ids, mask = (t.to(device) for t in encode(read, pair.source_words))
-    hidden = encode([prompt("", pair.target_words)] * len(problems), pair.target_words)
+    hidden = tuple(t.repeat(len(problems), 1) for t in encode([prompt("", pair.target_words)], pair.target_words))
     visible = encode([prompt(p.question, pair.target_words) for p in problems], pair.target_words)
     said = [f"{p.solution(form)} {pair.target_words.eos_token}" for p in problems]
     answers, there = encode(said, pair.target_words, "right")
@@ -147,3 +148,27 @@ def bridge_logits(
     labels = exam.labels[rows]
     there = (labels != -100).long()
     return read_logits(target, soft, torch.cat([ids, labels.clamp_min(0)], 1), torch.cat([mask, there], 1))
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A pair of hosts with the problems that bridges between them are trained on, and looked at with."""
+
+    pair: Pair
+    taught: Exam
+    exams: Mapping[str, Exam]
+
+    def four_lines(self, bridge: Bridge, exam: str, visible: bool) -> dict[str, Answers]:
+        """What every comparison needs: target alone, source alone, bridged, and bridged from another problem's states.
+
+        Alone the target reads the question, whether it does so behind the soft tokens or not.
+        """
+        own, words = self.exams[exam], self.pair.target_words
+        with torch.no_grad():
+            soft, other = bridge(own.states, own.mask), bridge(own.states.roll(1, 1), own.mask.roll(1, 0))
+        return {
+            "target alone": answer(self.pair.target, words, None, own, visible=True),
+            "source alone": source_alone(self.pair, own),
+            "bridged": answer(self.pair.target, words, soft, own, visible),
+            "shuffled source": answer(self.pair.target, words, other, own, visible),
+        }
