@@ -203,7 +203,7 @@ runs = train_arms(
 )
 long_runs = [runs["before the fixes", s] for s in range(run.seeds)]
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "The log's recipe before its fixes, question hidden: accuracy and training loss (mean of 20 steps) of every seed. Dotted: source alone.", "name": "fig-peak-before"}, "image": {"alt": "Two panels against training steps. Left: the accuracy of every seed rises, with small dips on the way, to nine tenths or more and ends at its highest. Right: the loss of every seed falls."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "The log's recipe before its fixes, question hidden: accuracy and training loss (mean of 20 steps) of every seed. Dotted: source alone.", "name": "fig-peak-before"}, "image": {"alt": "Two panels against training steps. Left: the accuracy of every seed rises, with small dips on the way, to nine tenths or more and ends at its highest or next to it. Right: the loss of every seed falls."}}
 lines = benches[0].four_lines(long_runs[0].bridge, "report", visible=False)
 
 
