@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from bridges.connectors.scale import ScaleMatch, embedding_rms
 from bridges.connectors.translator import Bridge, GatedTranslator, TranslatorSettings
-from bridges.hosts.causal import adapted, answer_loss, read_logits
+from bridges.hosts.causal import adapted, answer_loss
 from bridges.training.ensemble import Ensemble, alike, fit_ensemble
 from bridges.training.exams import Answers, Bench, Exam, Pair, answers_of, bridge_logits
 from bridges.training.fit import FitSettings
@@ -176,15 +176,7 @@ class _Group:
         self.homes = [(runs[own[0]][2], own) for own in alike([id(bench) for *_, bench in runs])]
         self.seen: list[dict[int, dict[str, Answers]]] = [{} for _ in runs]
         self.watched: list[dict[int, Any]] = [{} for _ in runs]
-        baselines: dict[tuple[int, bool, int], Tensor] = {}
-        for recipe, _, bench in runs:
-            if a := recipe.anchor:
-                kind = id(bench), a.aligned, a.positions
-                if kind not in baselines:
-                    baselines[kind] = _baseline(bench, a.aligned, a.positions)
-        self.baselines = [
-            baselines.get((id(b), a.aligned, a.positions)) if (a := r.anchor) else None for r, _, b in runs
-        ]
+        self.baselines = [_baseline(bench, r.anchor) if r.anchor else None for r, _, bench in runs]
 
     def train(self, describe: str) -> list[Trained]:
         models = []
@@ -212,7 +204,9 @@ class _Group:
         own, runs = self.shared, self.runs[: len(rows)]  # the first alone where `fit_ensemble` tries the loss
         opened = min(1.0, step / own.ramp) if own.ramp else None
         taught = [bench.taught for *_, bench in runs]
-        states = torch.stack([exam.states[:, each] for exam, each in zip(taught, rows, strict=True)])
+        # A bridge reads one layer: that one stands in for all, which would take as long to copy as to read.
+        layer = [exam.states[r.layer, each] for exam, (r, *_), each in zip(taught, runs, rows, strict=True)]
+        states = torch.stack(layer)[:, None].expand(-1, len(taught[0].states), -1, -1, -1)
         read = states, torch.stack([exam.mask[each] for exam, each in zip(taught, rows, strict=True)]), opened
         logits: dict[int, Tensor] = {}
         if own.lora:
@@ -283,21 +277,9 @@ def _penalty(anchor: Anchor, logits: Tensor, baseline: Tensor, answers: Tensor) 
     return kl_aligned(logits[:, -answers.shape[1] - 1 : -1], baseline, answers != -100, anchor.positions)
 
 
-@torch.no_grad()
-def _baseline(bench: Bench, aligned: bool, positions: int, batch: int = 512) -> Tensor:
+def _baseline(bench: Bench, anchor: Anchor) -> Tensor:
     """Logits of the target that reads the question itself: of its prompt, or of the answer behind it."""
-    target, (ids, mask), labels = bench.pair.target, bench.taught.visible, bench.taught.labels
-    found = []
-    for start in range(0, len(ids), batch):
-        part = slice(start, start + batch)
-        if not aligned:
-            logits = target(input_ids=ids[part], attention_mask=mask[part]).logits  # as the log calls it
-            found.append(logits[:, :positions])
-        else:
-            told, there = labels[part].clamp_min(0), (labels[part] != -100).long()
-            both = torch.cat([ids[part], told], 1), torch.cat([mask[part], there], 1)
-            found.append(read_logits(target, None, *both)[:, -labels.shape[1] - 1 : -1])
-    return torch.cat(found)
+    return bench.answer_logits if anchor.aligned else bench.prompt_logits[:, : anchor.positions]
 
 
 def _bridge(ensemble: Ensemble, place: int) -> Bridge:

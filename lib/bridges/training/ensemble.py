@@ -254,12 +254,11 @@ def _adamw(
     """One step of AdamW (Loshchilov and Hutter 2019, algorithm 2) in place, with a rate and a decay for each model."""
     first, second = moments
     bias_1, bias_2 = 1 - BETAS[0] ** step, 1 - BETAS[1] ** step
-    size = _per_model(rate, parameter)
-    parameter.mul_(1 - size * _per_model(decay, parameter))
+    parameter.mul_(_per_model(1 - rate * decay, parameter))
     first.lerp_(gradient, 1 - BETAS[0])
     second.mul_(BETAS[1]).addcmul_(gradient, gradient, value=1 - BETAS[1])
     denominator = second.sqrt().div_(math.sqrt(bias_2)).add_(EPSILON)
-    parameter.sub_(size / bias_1 * first / denominator)
+    parameter.sub_((_per_model(rate / bias_1, parameter) * first).div_(denominator))
 
 
 def _per_model(values: Float[Tensor, " models"], like: Tensor) -> Tensor:

@@ -1,7 +1,8 @@
 """Exams in word problems: what the hosts of a pair read, what a target says to them, and how that is marked."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, cast
 
 import torch
@@ -157,6 +158,23 @@ class Bench:
     pair: Pair
     taught: Exam
     exams: Mapping[str, Exam]
+
+    @cached_property
+    def prompt_logits(self) -> Float[Tensor, "problems text vocabulary"]:
+        """The target's while it reads the questions that are taught, called as in the translation log."""
+        ids, mask = self.taught.visible
+        return self._read(lambda rows: self.pair.target(input_ids=ids[rows], attention_mask=mask[rows]).logits)
+
+    @cached_property
+    def answer_logits(self) -> Float[Tensor, "problems answer vocabulary"]:
+        """The target's while it has read those questions and foretells each token of the answers."""
+        last = slice(-self.taught.labels.shape[1] - 1, -1)
+        return self._read(lambda rows: bridge_logits(self.pair.target, None, self.taught, rows, True)[:, last])
+
+    @torch.no_grad()
+    def _read(self, logits: Callable[[Tensor], Tensor], batch: int = 512) -> Tensor:
+        rows = torch.arange(len(self.taught.labels), device=self.taught.labels.device)
+        return torch.cat([logits(part) for part in rows.split(batch)])
 
     def four_lines(self, bridge: Bridge, exam: str, visible: bool) -> dict[str, Answers]:
         """What every comparison needs: target alone, source alone, bridged, and bridged from another problem's states.
