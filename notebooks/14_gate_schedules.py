@@ -310,10 +310,11 @@ Markdown(
 # and in a group of their own, and a third the second part, with dropout. The library's dropout is in the feed-forward
 # as well, as the log says of its own. The other arms ask what it is about the gates that matters: gates that start open
 # ($g = 1$) in the same group; and in the full profile also ten times the rate, and gates that no gradient moves, opened
-# by a schedule in a straight line from 0 to 1. In the quick profile batches are half of the book's own recipe's, as in the
-# two chapters before, which pays for the number of arms, and the gates that start open are trained once: a picture of
-# them, no measurement of their accuracy. That profile was shortened, for time alone, by the two arms it does not have and
-# from 200 questions a look to 80. The verdict is that of the longer version.
+# by a schedule in a straight line from 0 to 1. In the quick profile batches are half of the 32 of [the book's
+# recipe](12_peak_and_collapse.ipynb), as in the two chapters before, which pays for the number of arms, and the gates
+# that start open are trained once: a picture of them, no measurement of their accuracy. That profile was shortened,
+# for time alone, by the two arms it does not have and from 200 questions a look to 80. The verdict is that of the
+# longer version.
 
 # %%
 RAMP = 40
@@ -410,7 +411,7 @@ plt.show()
 # And what the bridges answer by then:
 
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "Left: bridged accuracy with the question hidden in the three arms that decide, each line a mean over all seeds; the criterion's looks are shaded. Right: differences paired by seed, one small dot a seed, over those looks and at the end, with means and 95 % intervals; only pairs of at least three seeds. Dotted: the criterion's 5 points.", "name": "fig-gates-accuracy"}, "image": {"alt": "Left, accuracy against training steps: the threefold rate lies above the common group throughout, and the arm with dropout close to the common group. Right, paired differences. Those of the threefold rate over the common group lie on both sides of zero over the criterion's looks, most of them right of it, and their interval reaches across zero and the dotted line; at the last step all lie right of zero, and so does the interval, which reaches across the dotted line. Those of dropout lie on both sides of zero with far wider intervals."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Left: bridged accuracy with the question hidden in the three arms that decide, each line a mean over all seeds; the criterion's looks are shaded. Right: differences paired by seed, one small dot a seed, over those looks and at the end, with means and 95 % intervals; only pairs of at least three seeds. Dotted: the criterion's 5 points.", "name": "fig-gates-accuracy"}, "image": {"alt": "Left, accuracy against training steps: the threefold rate lies above the common group throughout, and the arm with dropout lies between the two. Right, paired differences. Those of the threefold rate over the common group lie on both sides of zero over the criterion's looks, most of them right of it, and their interval reaches across zero and the dotted line; at the last step all lie right of zero, and so does the interval, which reaches across the dotted line. Those of dropout lie on both sides of zero, with an interval that is a little wider over the criterion's looks and far wider at the last step."}}
 def window(one: Trained) -> float:
     """Mean accuracy over the criterion's looks."""
     return fmean(one.accuracies("report")[step] for step in WINDOW)
@@ -586,9 +587,10 @@ Markdown(
 )
 
 # %% [markdown]
-# Whether the rate earns the five points that the criterion asks for is left open by these runs, and dropout by a wide
-# margin: how fast a bridge sets out differs more between seeds than between arms. The last step was expected to be too
-# late to see anything. In so short a training on half batches it is not: no arm has reached what its hosts know.
+# Whether the rate earns the five points that the criterion asks for is left open by these runs. So is it for dropout,
+# though its mean points the other way: how fast a bridge sets out differs more between seeds than between arms. The
+# last step was expected to be too late to see anything. In so short a training on half batches it is not: no arm has
+# reached what its hosts know.
 #
 # {numref}`fig-gates-opening` shows what the rate changes. A zero gate stays far below its speed limit, which under
 # AdamW means that its gradient does not keep to one side; three times the rate opens it further all the same. If it is

@@ -619,7 +619,7 @@ Markdown(
 
 # %% [markdown]
 # The same generations go on in this way; the right answer is in many of them, and a reader who looks at the end sees
-# nonsense:
+# nonsense. Two such answers of each of two seeds, the first that are right at the first marker:
 
 # %% tags=["hide-input"]
 LIMIT = 60
@@ -869,9 +869,9 @@ Markdown(
 )
 
 # %% [markdown]
-# A penalty strong enough to matter costs right answers, since a correct solution repeats itself: the result of one step
-# begins the next, and the last one stands again behind the marker. Given ids, the penalty counts the question's numbers as
-# well; the last column shows what that does to a target which is sure of itself.
+# Stronger penalties bring no strict answer either, and they cost right ones, since a correct solution repeats itself:
+# the result of one step begins the next, and the last one stands again behind the marker. Given ids, the penalty
+# counts the question's numbers as well; the last column shows what that does to a target which is sure of itself.
 #
 # Control of the end token does gain, and what it gains is bounded by the solutions' lengths:
 
@@ -895,8 +895,8 @@ Markdown(
 
 # %% [markdown]
 # One length fits answers of one length. A rule that looks at the text, *nothing but the end behind the number that follows
-# the marker*, needs no length and loses no answer. It is a few lines of a `LogitsProcessor`, and it leaves the cause where
-# it was.
+# the marker*, needs no length and loses no answer, where every number is one token, as here. It is a few lines of a
+# `LogitsProcessor`, and it leaves the cause where it was.
 #
 # Where is the cause? Either the host or the bridge's training answers may lack their end token. So each is given it alone.
 # Two further cases leave the bridges and the endless host as they are, but for one row of the host's output matrix, that
@@ -965,7 +965,7 @@ Markdown(
 # one that was: soft tokens before the text do not reach a logit that the host has learnt to keep down. So here whether
 # an answer ends is decided in the host. A few numbers there do most of it, but they have to be fitted where they are
 # used: behind the bridge the host's states are not those of its own reading, and a row fitted to its reading ends
-# answers too early.
+# many answers before the number, and some of the right ones too late.
 #
 # The log's target was an ordinary pretrained model that answers well alone. On this evidence, from small models, a
 # masked end token in the training answers of its bridge would not have kept it from stopping. Its loops call for
@@ -977,9 +977,9 @@ Markdown(
 #
 # ## Tweak it
 #
-# Force the end at a length. The bars show strict accuracy for questions of one step and of two, the dotted line the
-# accuracy at the first marker without any control, and below stands what one bridge then says. In a live kernel, choose a
-# repetition penalty as well.
+# Force the end at a length. The bars show strict accuracy for questions of one step, of two, and of both together,
+# the dotted line the accuracy at the first marker without any control, and below stands what one bridge then says. In
+# a live kernel, choose a repetition penalty as well.
 
 
 # %% tags=["hide-input"]

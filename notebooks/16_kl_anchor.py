@@ -329,7 +329,7 @@ Markdown(
 #
 # The question is hidden: the target reads soft tokens and `answer:`, nothing else. The arms are: no penalty, the penalty
 # as written, and the aligned one, both at the log's weight and on after the warm-up. In the quick profile batches are half
-# of those of the book's own recipe.
+# of the 32 of [the book's recipe](12_peak_and_collapse.ipynb).
 
 # %%
 fit = FitSettings(
@@ -514,12 +514,13 @@ Markdown(
 
 # %% [markdown]
 # Comparing more positions, "apply KL to full sequence" as the log thinks of next, would not mend it with the question
-# visible: the baseline ends with the prompt, and no index up to its length foretells an answer.
+# visible: the baseline ends with the prompt, and the bridged target, as many tokens late as there are soft ones, foretells
+# no answer at any index up to there.
 #
 # ### What it does to accuracy
 
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "Left: bridged accuracy with the question hidden; thin lines are runs, thick ones means over all seeds. Right: last accuracy minus that without a penalty, paired by seed, one small dot a seed, with means and 95 % intervals. Dotted: the criterion's 5 points.", "name": "fig-anchor-accuracy"}, "image": {"alt": "Left, accuracy against training steps, rising in all arms. Right, paired differences: those of the penalty as written spread widely, three left of zero and two right of it, and their interval holds both zero and the criterion; those of the aligned penalty lie close to zero, the whole interval below the criterion."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Left: bridged accuracy with the question hidden; thin lines are runs, thick ones means over all seeds, two of which nearly coincide. Right: last accuracy minus that without a penalty, paired by seed, one small dot a seed, with means and 95 % intervals. Dotted: the criterion's 5 points.", "name": "fig-anchor-accuracy"}, "image": {"alt": "Left, accuracy against training steps, rising in all arms. Right, paired differences: those of the penalty as written spread widely, three left of zero and two right of it, and their interval holds both zero and the criterion; those of the aligned penalty lie close to zero, the whole interval below the criterion."}}
 def last(one: Trained) -> float:
     """Accuracy after the last step."""
     return list(one.accuracies("report").values())[-1]
@@ -760,7 +761,7 @@ fallen |= train_arms(
     describe="falling, from step 0",
 )
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "Labels shifted twice, question visible: accuracy against training steps. Left: without and with the penalty as written, on after the warm-up (shaded before), every seed and the mean. Right: a penalty that is on from the first step, means over fewer seeds, and the same seeds without one.", "name": "fig-anchor-falling"}, "image": {"alt": "Left, both groups of lines fall together from near the top to near zero, most of the way while the penalty is still off. Right, with the heavy aligned penalty accuracy falls by less and stays high."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Labels shifted twice, question visible: accuracy against training steps. Left: without and with the penalty as written, on after the warm-up (shaded before), every seed and the mean; lines of the first lie under those of the second. Right: a penalty that is on from the first step, means over fewer seeds, and the same seeds without one.", "name": "fig-anchor-falling"}, "image": {"alt": "Left, both groups of lines fall together from near the top to near zero, most of the way while the penalty is still off. Right, with the heavy aligned penalty accuracy falls by less, to somewhat above two thirds, and still sinks a little at the end."}}
 figure, (left, right) = plt.subplots(1, 2, figsize=(7.2, 3.4), sharey=True)
 
 

@@ -206,7 +206,7 @@ plt.show()
 
 # %% [markdown]
 # So the 143 million are those of two of the four configurations. The high-capacity one has more, the efficient one,
-# which the log calls stable, less than half. The two of one size differ in rate and warm-up alone, reach the same
+# which the log calls stable, less than half. The two of one size differ in rate, warm-up and length alone, reach the same
 # highest look and end equally low. Between the largest and the smallest, bottleneck, soft tokens, layers, heads and
 # warm-up all differ. And across the three sizes the last accuracies do not fall: those of the middle size are the
 # lowest.
@@ -409,7 +409,7 @@ for name, s in SHAPES.items():
 Markdown(
     table(
         "size | bottleneck | tokens | layers | heads | parameters | of the target's (%) | MFLOP a step |"
-        " translator's (%) | steps",
+        " translator's share of it (%) | steps",
         rows,
     )
     + f"\n\nA step has {size.batch} problems. The budget is {budget / 1e9:.0f} GFLOP a run."
@@ -449,7 +449,7 @@ for name in NAMES:
     )
     found |= dict(zip(runs, trained, strict=True))
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "Bridged accuracy on the exam `report`, question hidden, by size; left against compute, equal for all at the end, right the same runs against training steps. Thin lines are runs, thick ones their means: n = 5 for the smallest and the largest, 1 for the others (quick profile), so that single runs stand beside means; intervals and values in the table below. Dotted on the right: the largest's last step.", "name": "fig-capacity-sweep"}, "image": {"alt": "Two panels of rising lines. Against compute the lines of the two middle sizes end far above the means of the smallest and the largest, which lie close together all the way; single runs of the largest spread widely. Against steps the mean of the largest and the lines of the two middle sizes rise side by side, the largest stops first, and the smallest creeps up over several times as many steps."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Bridged accuracy on the exam `report`, question hidden, by size; left against compute, equal for all at the end, right the same runs against training steps. Thin lines are runs, thick ones their means: n = 5 for the smallest and the largest, 1 for the others (quick profile), so that single runs stand beside means; intervals and values in the table below. Dotted on the right: the largest's last step.", "name": "fig-capacity-sweep"}, "image": {"alt": "Two panels of rising lines. Against compute the lines of the two middle sizes end far above the means of the smallest and the largest, which lie close together all the way; single runs of the largest spread widely, and its best ends nearly as high as they do. Against steps the mean of the largest and the lines of the two middle sizes rise side by side at first; the largest stops first, and the smallest creeps up over several times as many steps."}}
 TINTS = {
     name: COLOURS[tint]
     for name, tint in zip(NAMES, ("blue", "sky", "amber", "orange"), strict=True)
@@ -604,7 +604,7 @@ rows = [
 Markdown(table(" | ".join(("accuracy at the last step (%)", *lines)), rows))
 
 # %% [markdown]
-# None is near what its hosts know, and not each is far enough above its shuffled source to be told from it with one
+# None is near what its hosts know, and not every one is far enough above its shuffled source to be told from it with one
 # exam: at this compute, translators are compared that have learnt little of the task yet.
 #
 # (verdict-c11)=
@@ -637,24 +637,26 @@ print(run.verdict_lines())
 # %% tags=["hide-input"]
 best = [max(pair) for pair in zip(*(each_seed(n, last) for n in ENDS), strict=True)]
 above = [
-    at > best[s] for n in NAMES[1:-1] for s, at in enumerate(each_seed(n, last))
+    at - best[s] for n in NAMES[1:-1] for s, at in enumerate(each_seed(n, last))
 ]
 passes = {n: STEPS[n] * size.batch / len(benches[0].taught.problems) for n in ENDS}
 ahead = differences(last)
 falls = {n: max(curves[n]) - curves[n][-1] for n in ("efficient", "high capacity")}
 Markdown(
-    f"Of the {len(above)} runs of the two middle sizes {sum(above)} end higher than both"
-    f" the smallest and the largest of the same seed. The largest ends higher than the smallest in"
+    f"Of the {len(above)} runs of the two middle sizes {sum(d > 0 for d in above)} end higher than both"
+    f" the smallest and the largest of the same seed, by {' and '.join(f'{d:g}' for d in above)} points over the"
+    f" better of the two. The largest ends higher than the smallest in"
     f" {sum(d > 0 for d in ahead)} of {len(ahead)} seeds; it has {sizes[LARGEST] / sizes[SMALLEST]:.0f} times the"
     f" parameters and took {STEPS[LARGEST]} steps, the smallest {STEPS[SMALLEST]}."
 )
 
 # %% [markdown]
 # With one run of either middle size (quick profile), and two in the longer version of it that pointed the same way, this
-# is a lead and no more: at equal compute, accuracy may rise with
-# size and fall again. A translator that is too small would learn little in many steps, one that is too large would have
-# too few steps. The second half fits the larger mean of the largest at equal steps, but the interval of that difference
-# holds zero as well. Were it so, the largest would be too large for this compute and not for the task.
+# is a lead and no more, and much of what the figure shows is the seed: the one of the middle sizes is the largest's best.
+# At equal compute, accuracy may rise with size and fall again. A translator that is too small would learn little in
+# many steps, one that is too large would have too few steps. The second half fits the larger mean of the largest at
+# equal steps, but the interval of that difference holds zero as well. Were it so, the largest would be too large for
+# this compute and not for the task.
 #
 # ### Falling
 #
@@ -673,8 +675,8 @@ Markdown(
 
 # %% [markdown]
 # So a surplus of parameters brought about no large fall within these steps. A fall like the log's was hardly possible: a
-# run that has not risen cannot fall far, the rate comes down to zero, and runs that see a pool of problems once or twice
-# have nothing to memorise. [Peak and collapse](12_peak_and_collapse.ipynb) takes a pool that can be memorised, and looks
+# run that has not risen cannot fall far, the rate comes down to zero, and runs that see each problem of their pool so seldom
+# have little to memorise. [Peak and collapse](12_peak_and_collapse.ipynb) takes a pool that can be memorised, and looks
 # for what else makes a run fall.
 #
 # ### The log's own comparison

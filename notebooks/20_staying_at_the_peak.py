@@ -275,7 +275,7 @@ show_source(BridgeQuality, start="rms = abs", lines=2)
 # whose looks a checkpoint is chosen, and `report`, which is put to the chosen checkpoint and to the last. The first look
 # comes after one step; the log's came after 250. In the quick profile these runs, and all others in which the target
 # reads the question, were shortened for time from 48 steps to 32, with five looks in place of nine. The longer version
-# gave the same verdicts; parts of C13 on which it differed are named below.
+# gave the same verdicts; the part of C13 on which it differed is named below.
 
 # %%
 COMMON = (Group("translator.gates.", rate=1.0),)
@@ -564,7 +564,7 @@ Markdown(
 # kinds of healthy checkpoints stand against the two kinds of collapses just made. The first is the same setting with its
 # labels right. The second is a bridge that has to carry the whole question, with the question *hidden*. It follows the
 # best recipe that was found for this book's hosts, in scouting on seeds that are not used here: no norm at the output,
-# twice the soft tokens of the other chapters in the quick profile, gates in a group of their own at ten times the rate, and
+# twice the soft tokens that most chapters take in the quick profile, gates in a group of their own at ten times the rate, and
 # a learning rate that falls along a cosine to zero. What it must reach was written down before it was run:
 
 # %%
@@ -920,15 +920,18 @@ Markdown(
 # The log reads low entropy as a warning: `entropy_bridged << entropy_baseline`, over-confident, likely to loop. Along a
 # training that succeeds it falls all the way. In these collapses it is the baseline that is sure, and the collapsed bridge
 # less so. The criterion as written looks at both sides and so rejects every collapse but one, which is nearly as sure as its
-# baseline. What it costs depends on whom else it is shown. Where the question is visible, bridged target and baseline take their first token from the same text, and a
-# healthy bridge passes. Where the bridge carries the question, the target stays a little less sure than one that reads, and
-# of a baseline near zero a little is more than a fifth: that half of the healthy runs is rejected whole. Shown the first
-# kind alone the criterion would be worth nearly one, shown the second nothing; it stands in between because they were mixed
-# in equal parts. Nor does another tolerance part the quick profile's dots: some healthy runs lie among the collapses.
+# baseline. What it costs depends on whom else it is shown. Where the question is visible, bridged target and baseline
+# take their first token from the same text, and a healthy bridge passes. Where the bridge carries the question, the
+# target stays a little less sure than one that reads, and of a baseline near zero a little is more than a fifth: that
+# half of the healthy runs is rejected whole. Shown the first kind alone the criterion would be worth nearly one,
+# shown the second nothing; it stands in between because they were mixed in equal parts. Nor does another tolerance
+# part the quick profile's dots: some healthy runs lie among the collapses. A wider one would have scored higher, as
+# the slider below shows; but it would have been chosen after the fact.
 #
 # The RMS criterion tells which recipes have a norm at their end, and that is all: it passes the collapses that have one and
 # rejects the healthy runs that have none. Had the kinds been put together with the norm on the other side, its sign would be
-# the other. Loops did best: all collapses but one have them and no healthy run has one. How many answers must be read to see one?
+# the other. Loops did best: all collapses but one have them and no healthy run has one. How many answers must be read
+# to see one?
 
 # %% tags=["hide-input"]
 loops = [c.loops for k in PLANTED for c in checkpoints[k] if c.collapsed]
@@ -976,16 +979,17 @@ Markdown(
 )
 
 # %% [markdown]
-# Of the log's fixes this recipe has the gates' own group, at a higher rate, and of its next steps the cosine. It has no norm
-# at the output, no KL, no dropout and no adapter, and it keeps no checkpoint but the last. Some runs reach their highest
-# look only near the end, so it is the rise that this shows to be free of falls, more than a long plateau. It differs from
+# Of the log's fixes this recipe has, beside the padding and the clipping that all bridges here have, the gates' own group,
+# at a higher rate, and of its next steps the cosine. It has no norm at the output, no KL, no dropout and no adapter, and it
+# keeps no checkpoint but the last. No run reaches its highest look early, so it is the rise that this shows to be free of
+# falls, more than a long plateau. It differs from
 # the run that collapsed in too much to say which part of it keeps it up. But the run with its labels right, which differs in
 # nothing else, did not fall either; and where the question is hidden, the shuffled source shows that the bridge is heard.
 #
 # ## Tweak it
 #
-# Move the tolerance of the entropy criterion from a twentieth of the baseline to many times it, and see which checkpoints pass and
-# what the criterion is worth. In a live kernel, choose RMS.
+# Move the tolerance of the entropy criterion from a twentieth of the baseline to many times it, and see which
+# checkpoints pass and what the criterion is worth. In a live kernel, choose RMS.
 
 
 # %% tags=["hide-input"]

@@ -32,7 +32,7 @@ class Degeneration:
 
     def _repr_markdown_(self) -> str:
         return (
-            "| generations | degenerate | of these in a loop | of these empty | without an end |\n"
+            "| generations | degenerate | in a loop | empty | without an end |\n"
             "|--:|--:|--:|--:|--:|\n"
             f"| {self.total} | {self.degenerate:.1%} | {self.loops:.1%} | {self.empty:.1%} | {self.unstopped:.1%} |"
         )
