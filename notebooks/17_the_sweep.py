@@ -322,7 +322,7 @@ for name, recipe in made.items():
         describe=name,
     )
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "Bridged accuracy of the four configurations with the question hidden, each line one seed, the thick one their mean. Shaded: the warm-up. Dotted: source alone.", "name": "fig-sweep-runs"}, "image": {"alt": "Four panels of accuracy against training steps. In every panel the lines rise with dips, by the least in the aggressive configuration; most end at or near their highest, well below the dotted line, and none falls back to the bottom. Those of the conservative and of the high-capacity configuration spread widely between seeds."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Bridged accuracy of the four configurations with the question hidden, each line one seed, the thick one their mean. Shaded: the warm-up. Dotted: source alone.", "name": "fig-sweep-runs"}, "image": {"alt": "Four panels of accuracy against training steps. In every panel the lines rise with dips, by less in the aggressive and the efficient configuration; most end at or near their highest, well below the dotted line, and none falls back to the bottom. Those of the conservative and of the high-capacity configuration spread widely between seeds."}}
 first = benches[0].exams["report"]
 end = benches[0].pair.target_words.eos_token_id
 lines = {
@@ -586,7 +586,7 @@ Markdown(
 # many looks, and loops are rare once a bridge has begun to speak.
 #
 # So *refuted* means: not within these steps. The log's highest looks came within the first third of its runs, these, in
-# the mean, in the last fifth of theirs, and a run that is still rising has had no occasion to fall. The weights may
+# the mean, in the last quarter of theirs, and a run that is still rising has had no occasion to fall. The weights may
 # travel further here than in the log, but distance is not time at a peak. In [longer runs without any of the
 # fixes](12_peak_and_collapse.ipynb) accuracy stayed where it had come.
 #
