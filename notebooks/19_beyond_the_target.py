@@ -630,8 +630,8 @@ Markdown(
     f" source has read of the question adds {information} (n = {information.n}). The smallest differences that these runs"
     f" could have told from none are {by_prompt.half:.1f} and {information.half:.1f} points; for the gain over the target"
     f" itself (n = {over.n}) it was {over.half:.1f}. The two parts add up to {by_prompt.mean + information.mean:.1f}, the"
-    " gain over the target in these seeds. Of the two"
-    f" {sum(e.low <= 0 <= e.high for e in (by_prompt, information))} have an interval that holds zero. Soft tokens of an"
+    " gain over the target in these seeds; the intervals of"
+    f" {sum(e.low <= 0 <= e.high for e in (by_prompt, information))} of the two hold zero. Soft tokens of an"
     f" untrained bridge change the accuracy by {gain('untrained bridge', 'target alone')} points (n = {run.seeds})."
 )
 
