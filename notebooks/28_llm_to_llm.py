@@ -60,7 +60,7 @@ SIZES = {
     "full": Namespace(steps=800, every=100, seeds=1),
 }
 asked = {"profile": profile, "seeds": 1, "device": device, "out": out}
-run = begin("27_llm_to_llm", SIZES, **asked, least=1)
+run = begin("28_llm_to_llm", SIZES, **asked, least=1)
 torch.set_num_threads(1)
 disable_progress_bar()
 set_verbosity_error()
@@ -262,7 +262,7 @@ Markdown(
 #
 # ## Check it up
 #
-# The same parts, given to [the check-up](23_the_checkup.ipynb): the source's states with their mask, the translator, and
+# The same parts, given to [the check-up](24_the_checkup.ipynb): the source's states with their mask, the translator, and
 # the target's loss as a function of the soft tokens.
 
 # %%

@@ -84,7 +84,7 @@ SIZES = {
 }
 STEPS = {TEXT: 120, SPACE: 200, LLM: 150}  # of training, in each thread
 run = begin(
-    "23_the_checkup",
+    "24_the_checkup",
     SIZES,
     profile=profile,
     seeds=seeds,
@@ -279,7 +279,7 @@ def kept() -> dict | None:
     """The record of the full profile's run, where there is one and this run is another."""
     try:
         return (
-            None if run.profile == "full" else reference("23_the_checkup", "full")
+            None if run.profile == "full" else reference("24_the_checkup", "full")
         )
     except PressError:
         return None
@@ -692,7 +692,7 @@ Markdown(
 
 # %% [markdown]
 # The next chapter wires each of the three kinds of bridge and takes a file of yours:
-# [check up your own bridge](24_your_bridge.ipynb).
+# [check up your own bridge](25_your_bridge.ipynb).
 #
 # ## Provenance
 

@@ -52,7 +52,7 @@ SIZES = {
     "full": Namespace(epochs=12, seeds=1),
 }
 asked = {"profile": profile, "seeds": 1, "device": device, "out": out}
-run = begin("25_vector_to_text", SIZES, **asked, least=1)
+run = begin("26_vector_to_text", SIZES, **asked, least=1)
 torch.set_num_threads(1)
 disable_progress_bar()
 set_verbosity_error()
@@ -243,7 +243,7 @@ Markdown(
 #
 # ## Check it up
 #
-# The same parts, given to [the check-up](23_the_checkup.ipynb): connector, vectors, and the host's loss as a function of
+# The same parts, given to [the check-up](24_the_checkup.ipynb): connector, vectors, and the host's loss as a function of
 # the connector's tokens. It looks for faults; how good the bridge is, it does not say.
 
 # %%
@@ -364,7 +364,7 @@ positions = {str(share): i for i, share in enumerate(SHARES)}
 Explorer("share of the second clip's vector (%)", positions, frame)
 
 # %% [markdown]
-# The next chapter does the same for [image–text pairs](26_image_text.ipynb).
+# The next chapter does the same for [image–text pairs](27_image_text.ipynb).
 #
 # ## Provenance
 

@@ -55,7 +55,7 @@ SIZES = {
     "full": Namespace(epochs=40, seeds=1),
 }
 asked = {"profile": profile, "seeds": 1, "device": device, "out": out}
-run = begin("26_image_text", SIZES, **asked, least=1)
+run = begin("27_image_text", SIZES, **asked, least=1)
 torch.set_num_threads(1)
 disable_progress_bar()
 set_verbosity_error()
@@ -256,7 +256,7 @@ Markdown(
 # %% [markdown]
 # ## Check it up
 #
-# The same parts, given to [the check-up](23_the_checkup.ipynb): the bridge, and what goes into both of its sides.
+# The same parts, given to [the check-up](24_the_checkup.ipynb): the bridge, and what goes into both of its sides.
 
 # %%
 some = job.seen.rows(job.held_out[:256])  # a few hundred pairs are enough
@@ -365,7 +365,7 @@ def frame(width: int) -> tuple[Figure, str]:
 Explorer("coordinates kept", {str(width): width for width in PREFIXES}, frame)
 
 # %% [markdown]
-# The next chapter does the same from [one language model to another](27_llm_to_llm.ipynb).
+# The next chapter does the same from [one language model to another](28_llm_to_llm.ipynb).
 #
 # ## Provenance
 
