@@ -21,10 +21,10 @@ import matplotlib.pyplot as plt
 import torch
 from bridges.connectors.translator import LOG, Bridge, TranslatorSettings
 from bridges.hosts.causal import positions, spoken_to
-from bridges.instruments.probe import linear_probe
+from bridges.instruments.probe import linear_probe, variance_share
 from bridges.instruments.soft_prompt import bridge_quality
 from bridges.instruments.uncertainty import mean_interval
-from bridges.tasks.word_problems import LARGEST, Problem, encode, prompt
+from bridges.tasks.word_problems import Problem, encode, numbers, prompt
 from bridges.training.answering import (
     Anchor,
     BridgeRecipe,
@@ -33,7 +33,13 @@ from bridges.training.answering import (
     untrained,
 )
 from bridges.training.benches import HOST_SEEDS, bench
-from bridges.training.exams import Answers, Bench, Exam, answers_of, examine
+from bridges.training.exams import (
+    Answers,
+    Bench,
+    answers_of,
+    examine,
+    whitened,
+)
 from bridges.training.fit import GATE_GROUP, FitSettings
 from IPython.display import Markdown
 from matplotlib.figure import Figure
@@ -189,21 +195,6 @@ whole = [
 ]
 FIRST, LAST = 1, whole[0].pair.source.config.num_hidden_layers
 MIDDLE = tuple(range(FIRST + 1, LAST))[:1]  # one more, where there is one
-FAINT = 1e-3  # of the mean variance: a floor for directions with next to none
-
-
-def whitening(states: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and matrix that bring every direction of the states to one variance."""
-    values, axes = torch.linalg.eigh(torch.cov(states.T))
-    scale = (values + FAINT * values.mean()).rsqrt()
-    return states.mean(0), axes @ scale.diag() @ axes.T
-
-
-def with_whitened(exam: Exam, taught: Exam) -> Exam:
-    """A further layer to read: the last, whitened by what is taught."""
-    mean, matrix = whitening(taught.states[LAST][taught.mask.bool()])
-    added = (exam.states[LAST] - mean) @ matrix
-    return replace(exam, states=torch.cat([exam.states, added[None]]))
 
 
 def setting(own: Bench) -> Bench:
@@ -214,8 +205,9 @@ def setting(own: Bench) -> Bench:
 
     taught = examine(kept(own.taught.problems), own.pair)
     asked = kept(own.exams[EXAM].problems)[: size.asked]
-    exam = with_whitened(examine(asked, own.pair), taught)
-    return replace(own, taught=with_whitened(taught, taught), exams={EXAM: exam})
+    # A further layer to read: the last, whitened by what is taught.
+    exam = whitened(examine(asked, own.pair), taught, LAST)
+    return replace(own, taught=whitened(taught, taught, LAST), exams={EXAM: exam})
 
 
 benches = [setting(own) for own in whole]
@@ -566,37 +558,22 @@ Markdown(
 PROBED = 400  # problems
 
 
-def numbers(own: Bench) -> tuple[Tensor, Tensor, Tensor]:
-    """Where the questions' numbers stand, which they are, and the how-manieth of its question each is."""
-    words, exam = own.pair.source_words, own.taught
-    ids, _ = encode([prompt(p.question, words) for p in exam.problems], words)
-    ids = ids[:PROBED]
-    known = torch.tensor(
-        [words.convert_tokens_to_ids(str(n)) for n in range(LARGEST + 1)]
-    )
-    there = torch.isin(ids, known)
-    value = (ids[there][:, None] == known).long().argmax(1)
-    place = (there.cumsum(1) - 1).clamp_max(1)[there]  # 0 the first, 1 a later one
-    return there, value, place
-
-
-def share(states: Tensor, labels: Tensor) -> float:
-    """The share of the states' variance that lies between labels."""
-    centre = states.mean(0)
-    groups = [states[labels == v] for v in labels.unique()]
-    between = sum(len(g) * (g.mean(0) - centre).square().sum() for g in groups)
-    return float(between / (states - centre).square().sum())
+def places(own: Bench) -> tuple[Tensor, Tensor, Tensor]:
+    """Where the questions' numbers stand, which they are, and whether each is the first of its question."""
+    words = own.pair.source_words
+    texts = [prompt(p.question, words) for p in own.taught.problems]
+    return numbers(encode(texts, words)[0][:PROBED], words)
 
 
 def measured(own: Bench, layer: int) -> dict[str, float]:
     """What a probe finds of a number at its place, and what the states vary in."""
-    there, value, place = numbers(own)
+    there, value, place = places(own)
     states = own.taught.states[layer, :PROBED].cpu()[there]
     normed = layer_norm(states, states.shape[-1:])  # as the translator reads them
     return {
         "probe": linear_probe(normed, one_hot(value)).r2,
-        "which number": share(normed, value),
-        "first or later": share(normed, place),
+        "which number": variance_share(normed, value),
+        "first or later": variance_share(normed, place),
     }
 
 
@@ -934,11 +911,11 @@ explorer
 states = (
     benches[0].taught.states[:, :PROBED].cpu()
 )  # yours: (layers, texts, length, width)
-there, label, _ = numbers(benches[0])  # yours: where, and what is to be passed on
+there, label, _ = places(benches[0])  # yours: where, and what is to be passed on
 Markdown(
     "| layer | a probe finds (R²) | share of variance |\n|--:|--:|--:|\n"
     + "\n".join(
-        f"| {at} | {linear_probe(x[there], one_hot(label)).r2:.2f} | {share(x[there], label):.2f} |"
+        f"| {at} | {linear_probe(x[there], one_hot(label)).r2:.2f} | {variance_share(x[there], label):.2f} |"
         for at, x in enumerate(states[: LAST + 1])
     )
 )

@@ -1,9 +1,9 @@
-"""Is there anything to learn? A linear probe from inputs to targets, beside what chance would give it."""
+"""Is there anything to learn, and how loud is it? A linear probe beside chance, and shares of variance."""
 
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 SHUFFLES = 40
@@ -64,3 +64,23 @@ def linear_probe(
 
     shuffled = tuple(r2(y[torch.randperm(len(y), generator=draw)]) for _ in range(SHUFFLES))
     return Probe(r2(y), shuffled)
+
+
+def variance_share(states: Float[Tensor, "positions width"], labels: Int[Tensor, " positions"]) -> float:
+    """The share of the states' variance, 0 to 1, that lies between labels: how loud the label is among all else.
+
+    It is what would be left of the variance if each state were replaced by the mean of its label's (eta squared). A
+    faint label may still be found by `linear_probe`, which brings its features to one variance first.
+
+    Raises:
+        ValueError: for not as many labels as states, or states that do not vary.
+    """
+    if len(states) != len(labels):
+        raise ValueError(f"{len(states)} states and {len(labels)} labels: give one label to each")
+    centre = states.mean(0)
+    groups = [states[labels == label] for label in labels.unique()]
+    between = sum(len(g) * (g.mean(0) - centre).square().sum() for g in groups)
+    whole = (states - centre).square().sum()
+    if not whole > 0:
+        raise ValueError("the states do not vary: there is nothing to take a share of")
+    return float(between / whole)

@@ -6,7 +6,8 @@ from itertools import chain, pairwise
 from typing import Literal, get_args
 
 import numpy as np
-from jaxtyping import Int
+import torch
+from jaxtyping import Bool, Int
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
@@ -141,3 +142,13 @@ def encode(
     """Token ids and mask, padded on `side`; nothing is added to the texts."""
     batch = words(list(texts), padding=True, padding_side=side, add_special_tokens=False, return_tensors="pt")
     return batch["input_ids"], batch["attention_mask"]
+
+
+def numbers(
+    ids: Int[Tensor, "texts length"], words: PreTrainedTokenizerBase
+) -> tuple[Bool[Tensor, "texts length"], Int[Tensor, " numbers"], Int[Tensor, " numbers"]]:
+    """Where the texts' numbers stand, which they are, and whether each is its text's first (0) or a later one (1)."""
+    known = torch.tensor([words.convert_tokens_to_ids(str(n)) for n in range(LARGEST + 1)])
+    there = torch.isin(ids, known)
+    value = (ids[there][:, None] == known).long().argmax(1)
+    return there, value, (there.cumsum(1) - 1).clamp_max(1)[there]

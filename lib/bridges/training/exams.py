@@ -1,7 +1,7 @@
 """Exams in word problems: what the hosts of a pair read, what a target says to them, and how that is marked."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, cast
 
@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from bridges.connectors.scale import Whitening
 from bridges.connectors.translator import Bridge
 from bridges.hosts.causal import generate, hidden_states, read_logits, until_end
 from bridges.tasks.gsm8k import marked_answer
@@ -49,6 +50,13 @@ class Exam:
         return Exam(
             self.problems[:count], self.states[:, :count], self.mask[:count], hidden, visible, self.labels[:count]
         )
+
+
+def whitened(exam: Exam, taught: Exam, layer: int) -> Exam:
+    """The exam with one more layer to read, behind the others: `layer`, whitened by its states in `taught`."""
+    states = taught.states[layer]
+    whitening = Whitening(states.shape[-1]).to(states.device).fit(states[taught.mask.bool()])
+    return replace(exam, states=torch.cat([exam.states, whitening(exam.states[layer])[None]]))
 
 
 @dataclass(frozen=True)
