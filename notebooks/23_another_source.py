@@ -70,7 +70,7 @@ SIZES = {
         steps=240,
         batch=16,
         rate=6e-3,
-        taught=4000,
+        taught=2000,
         asked=100,
         translator=TranslatorSettings(bottleneck=64, tokens=8, depth=2, heads=8),
     ),

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from bridges.__main__ import main
-from bridges.connectors.scale import ScaleMatch, embedding_rms, rms
+from bridges.connectors.scale import ScaleMatch, Whitening, embedding_rms, rms
 from bridges.connectors.translator import LOG, GatedTranslator, TranslatorSettings
 from bridges.hosts import causal
 from bridges.hosts.causal import answer_loss, generate, hidden_states, positions, read_logits, until_end
@@ -103,6 +103,42 @@ def test_scale_match_is_the_logs_recipe_without_the_division_that_changes_nothin
     torch.testing.assert_close(ScaleMatch(0.0105, norm=False)(tokens), tokens)
     with pytest.raises(ValueError, match="leaves nothing"):
         ScaleMatch(0.0)
+
+
+def test_whitening_makes_all_directions_equally_loud_and_can_be_undone() -> None:
+    torch.manual_seed(0)
+    turned = torch.linalg.qr(torch.randn(8, 8)).Q
+    states = torch.randn(4000, 8) * torch.linspace(1, 4, 8) @ turned + 3
+    whitening = Whitening(8)
+    torch.testing.assert_close(whitening(states), states)
+    white = whitening.fit(states)(states)
+    torch.testing.assert_close(torch.cov(white.T), torch.eye(8), atol=0.05, rtol=0)
+    torch.testing.assert_close(white @ whitening.matrix.inverse() + whitening.mean, states, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(whitening.matrix, whitening.matrix.T)
+    again = Whitening(8)
+    again.load_state_dict(whitening.state_dict())
+    assert torch.equal(again(states), white)
+
+
+def test_whitening_by_halves_lies_between() -> None:
+    torch.manual_seed(0)
+    states = torch.randn(2000, 2) * torch.tensor([1.0, 100.0])
+    spread = [Whitening(2).fit(states, x)(states).std(0).log() for x in (0.0, 0.5, 1.0)]
+    ratios = [float(loud - faint) for faint, loud in spread]
+    assert ratios[1] == pytest.approx((ratios[0] + ratios[2]) / 2, abs=0.01)
+    torch.testing.assert_close(Whitening(2).fit(states, 0.0).matrix, torch.eye(2))
+    for given, strength in ((states[:1], 1.0), (states, 1.5)):
+        with pytest.raises(ValueError, match="give two or more, and a strength of 0 to 1"):
+            Whitening(2).fit(given, strength)
+
+
+def test_a_whitened_exam_has_one_more_layer_by_the_statistics_of_what_is_taught() -> None:
+    taught, asked = EXAM.first(16), examine(PROBLEMS[16:], PAIR)
+    asked = replace(asked, states=asked.states + 1)
+    made = exams.whitened(asked, taught, layer=1)
+    assert torch.equal(made.states[:-1], asked.states)
+    own = Whitening(made.states.shape[-1]).fit(taught.states[1][taught.mask.bool()])
+    assert torch.equal(made.states[-1], own(asked.states[1]))
 
 
 def test_embedding_rms_is_the_mean_over_words() -> None:

@@ -11,7 +11,7 @@ from bridges.instruments.attention import flatness
 from bridges.instruments.chance import Printed, chance_recall, fitting_datasets, mean_chance_loss, read_loss, stuck
 from bridges.instruments.factorial import effects
 from bridges.instruments.gradients import gradient_flow
-from bridges.instruments.probe import linear_probe
+from bridges.instruments.probe import linear_probe, variance_share
 from bridges.instruments.retrieval import ranks, recall
 from bridges.tasks.loss_log import read_losses
 from torch import nn
@@ -180,6 +180,23 @@ def test_a_probe_finds_what_is_there_and_nothing_else() -> None:
         linear_probe(inputs * torch.inf, targets)
     loud = torch.cat([inputs, 1000 * torch.randn(200, 1)], 1)
     assert linear_probe(loud, targets).r2 > 0.8, "one loud feature must not drown the others"
+
+
+def test_a_label_can_be_there_and_faint() -> None:
+    torch.manual_seed(0)
+    labels = torch.arange(300) % 3
+    states = torch.randn(300, 4)
+    assert variance_share(torch.eye(3)[labels], labels) == pytest.approx(1)
+    assert variance_share(states, labels) < 0.05
+    states[:, 0] = labels.float()
+    drowned = torch.cat([states, 100 * torch.randn(300, 1)], 1)
+    assert variance_share(states, labels) > 0.1
+    assert variance_share(drowned, labels) < 0.02
+    assert linear_probe(drowned, labels[:, None].float()).r2 > 0.95, "the probe hears it all the same"
+    with pytest.raises(ValueError, match="one label to each"):
+        variance_share(states, labels[:-1])
+    with pytest.raises(ValueError, match="do not vary"):
+        variance_share(torch.ones(4, 2), torch.arange(4))
 
 
 def test_a_probe_seldom_finds_what_is_not_there() -> None:

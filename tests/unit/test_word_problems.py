@@ -14,6 +14,7 @@ from bridges.tasks.word_problems import (
     NAMES,
     THINGS,
     encode,
+    numbers,
     problems,
     prompt,
     split,
@@ -148,3 +149,13 @@ def test_padding_goes_where_it_is_asked_to(words: PreTrainedTokenizerFast) -> No
         assert words.decode(left[i, longest - length :]) == " ".join(texts[i].split())
     assert words.padding_side == "left"
     assert prompt("", words).split() == [words.bos_token, ASK]
+
+
+def test_numbers_are_found_where_they_stand(words: PreTrainedTokenizerFast) -> None:
+    some = DRAWN[:50]
+    ids, mask = encode([prompt(p.question, words) for p in some], words)
+    there, value, place = numbers(ids, words)
+    said = [[int(w) for w in p.question.split() if w.isdigit()] for p in some]
+    assert value.tolist() == [n for one in said for n in one]
+    assert place.tolist() == [min(i, 1) for one in said for i in range(len(one))]
+    assert not (there & (mask == 0)).any()

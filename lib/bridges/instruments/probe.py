@@ -66,7 +66,7 @@ def linear_probe(
     return Probe(r2(y), shuffled)
 
 
-def variance_share(states: Float[Tensor, "positions width"], labels: Int[Tensor, " positions"]) -> float:
+def variance_share(states: Float[Tensor, "positions width"], labels: Int[Tensor, " labels"]) -> float:
     """The share of the states' variance, 0 to 1, that lies between labels: how loud the label is among all else.
 
     It is what would be left of the variance if each state were replaced by the mean of its label's (eta squared). A
