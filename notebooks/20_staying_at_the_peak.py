@@ -986,6 +986,9 @@ Markdown(
 # the run that collapsed in too much to say which part of it keeps it up. But the run with its labels right, which differs in
 # nothing else, did not fall either; and where the question is hidden, the shuffled source shows that the bridge is heard.
 #
+# All of this is said of two sources. With others the same recipe may end at half of this, and what it takes then is told in
+# [another source](23_another_source.ipynb).
+#
 # ## Tweak it
 #
 # Move the tolerance of the entropy criterion from a twentieth of the baseline to many times it, and see which

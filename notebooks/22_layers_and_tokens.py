@@ -665,10 +665,11 @@ Markdown(
 # %% [markdown]
 # Whitened, the last layer gives back most of what it cost. These seeds cannot tell it from the first block, though they
 # would miss a large difference. That agrees with the suspicion and does not prove it: whitening may ease a training
-# whatever is read. (The first block, whitened in two seeds of an earlier run, gained nothing; two seeds are too few.
-# Bringing each feature alone to unit variance was not enough on scouting seeds.) In the quick profile the embeddings,
-# which hold nothing but the word itself, did better than the last layer in both of their seeds. In a problem of one
-# step that can be enough: a sum does not need the order of the numbers, and of a loss the larger number comes first.
+# whatever is read. (The first block, whitened in two seeds of an earlier run, gained nothing; two seeds are too few, and
+# [another source](23_another_source.ipynb) may gain much. Bringing each feature alone to unit variance was not enough on
+# scouting seeds.) In the quick profile the embeddings, which hold nothing but the word itself, did better than the last
+# layer in both of their seeds. In a problem of one step that can be enough: a sum does not need the order of the numbers,
+# and of a loss the larger number comes first.
 #
 # In hosts of two blocks the first is also the middle; in a deep model the layers between are candidates.
 #
