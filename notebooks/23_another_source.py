@@ -7,7 +7,7 @@
 # it. The predictions are the book's own.
 
 # %% tags=["parameters"]
-profile = "quick"  # quick | whole | full
+profile = "quick"  # quick | full | whole
 seeds = 0  # sources, each pretrained with a seed of its own; at least 5; 0 takes the profile's number
 device = "auto"  # auto | cpu | cuda | mps
 out = ""  # where the record goes, a .json file

@@ -13,7 +13,7 @@ from press.chapter import check_parameters
 from press.imports import lib_files
 
 SCRIPT = """# %% tags=["parameters"]
-profile = "quick"  # quick | full
+profile = "quick"  # quick | full | patient
 seeds = 0  # at least 2; 0 takes the profile's number
 device = "auto"  # auto | cpu | cuda | mps
 out = ""
@@ -24,7 +24,7 @@ from types import SimpleNamespace
 
 from press.provenance import begin
 
-sizes = {"quick": SimpleNamespace(seeds=2), "full": SimpleNamespace(seeds=3)}
+sizes = {p: SimpleNamespace(seeds=n) for p, n in (("quick", 2), ("full", 3), ("patient", 5))}
 run = begin("01_small", sizes, profile=profile, seeds=seeds, device=device, out=out)
 assert not fail, "asked to fail"
 
@@ -98,6 +98,11 @@ def test_a_run_leaves_the_executed_chapter_and_its_record(book: Path) -> None:
     assert sorted(leftovers(book)) == ["01_small.ipynb", "01_small.json"]
     executed = (book / "_build/executed/01_small.ipynb").read_text()
     assert str(book) not in executed
+
+
+def test_a_profile_of_a_chapters_own_leaves_a_record(book: Path) -> None:
+    chapter.run("01_small", {"profile": "patient"}, book=False)
+    assert json.loads((book / "_build/runs/01_small.json").read_text())["profile"] == "patient"
 
 
 def test_a_failing_cell_leaves_nothing_and_keeps_what_was_there(book: Path, capsys: pytest.CaptureFixture[str]) -> None:
