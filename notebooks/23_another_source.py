@@ -13,6 +13,7 @@ device = "auto"  # auto | cpu | cuda | mps
 out = ""  # where the record goes, a .json file
 
 # %% tags=["hide-input"]
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from statistics import fmean
@@ -67,7 +68,7 @@ SIZES = {
         bridges=1,
         longer=False,
         host="quick",
-        steps=240,
+        steps=192,
         batch=16,
         rate=6e-3,
         taught=2000,
@@ -170,8 +171,9 @@ show_source(Whitening, start="        values, axes", lines=4)
 #
 # One target, that of seed 2, and the question hidden. For each source the same recipe reads the first block's states as
 # they are, and whitened. It follows the recipe at the end of [staying at the
-# peak](20_staying_at_the_peak.ipynb). The quick profile gives it half the batch and half the soft tokens, for time, so its
-# bridges end while they still rise; the *whole* profile gives it all, and its record is shown further down.
+# peak](20_staying_at_the_peak.ipynb). The quick profile gives it half the batch, half the soft tokens and four fifths of
+# the steps, for time, so its bridges end while they still rise; the *whole* profile gives it all, and its record is shown
+# further down. (At first the quick profile had all the steps. What became of the predictions was the same.)
 
 # %%
 FIRST_SOURCE = 10  # the seeds before it were seen in scouting
@@ -323,10 +325,10 @@ Markdown(
 
 # %% [markdown]
 # Every source's first block holds the numbers: the probe, which brings features to one variance before it looks, finds
-# them all. How loudly they are said differs, and what drowns them is another label, whether a number is the first of its
-# question.
+# them all. How loudly they are said differs. In most of the faint ones the rest goes to whether a number is the first of
+# its question; one of them, source 13, varies in something that has no name here.
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "Each source's bridges after training, by the share of variance that lies between numbers in the states they read. Left, the states as they are, with 95 % Wilson intervals for the questions asked; right, what whitening them gains or costs. Dotted, right: no change.", "name": "fig-source-share"}, "image": {"alt": "PLACEHOLDER"}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Each source's bridges after training, by the share of variance that lies between numbers in the states they read. Left, the states as they are, with 95 % Wilson intervals for the questions asked; right, what whitening them gains or costs. Dotted, right: no change.", "name": "fig-source-share"}, "image": {"alt": "Two panels over the share, each with eight numbered dots. Left, five sources with a share below a fifth end at between a fifth and a third of the questions; three with a share of three tenths and more end at between six and eight tenths. Right, the five gain between about twenty and forty points by whitening, the three lose between a few and thirty."}}
 share = {s: plain_reading[s].number for s in SOURCES}
 gain = {s: accuracy(WHITENED, s) - accuracy(PLAIN, s) for s in SOURCES}
 
@@ -366,9 +368,11 @@ plt.show()
 
 
 # %%
-def rank_correlation(other: dict[int, float], sign: int) -> tuple[float, float]:
-    """Spearman's of the shares and `other` over the sources, and its exact one-sided p for `sign`."""
-    x, y = (rankdata([found[s] for s in SOURCES]) for found in (share, other))
+def rank_correlation(
+    shares: Sequence[float], other: Sequence[float], sign: int
+) -> tuple[float, float]:
+    """Spearman's of the sources' shares and `other`, and its exact one-sided p for `sign`."""
+    x, y = rankdata(shares), rankdata(other)
     x, y = (x - x.mean()) / x.std(), (y - y.mean()) / y.std()
     side = "greater" if sign > 0 else "less"
     test = permutation_test(
@@ -384,8 +388,9 @@ def rank_correlation(other: dict[int, float], sign: int) -> tuple[float, float]:
     return float(test.statistic), float(test.pvalue)
 
 
-rises = rank_correlation({s: accuracy(PLAIN, s) for s in SOURCES}, +1)
-falls = rank_correlation(gain, -1)
+loudness, gained = list(share.values()), list(gain.values())
+rises = rank_correlation(loudness, [accuracy(PLAIN, s) for s in SOURCES], +1)
+falls = rank_correlation(loudness, gained, -1)
 worst = {arm: min(accuracy(arm, s) for s in SOURCES) for arm in (PLAIN, WHITENED)}
 HELD = {
     "accuracy rises with the share": rises[0] > 0 and rises[1] < 0.05,
@@ -400,7 +405,7 @@ for name, held in HELD.items():
     print(f"{name}: {'held' if held else 'did not hold'}")
 
 # %% tags=["hide-input"]
-mean_gain = mean_interval([gain[s] for s in SOURCES])
+mean_gain = mean_interval(gained)
 Markdown(
     f"Over {run.seeds} sources the rank correlation of the share is {rises[0]:.2f} with accuracy (p = {rises[1]:.2g}) and"
     f" {falls[0]:.2f} with what whitening gains (p = {falls[1]:.2g}). Read plainly the sources end between"
@@ -410,14 +415,26 @@ Markdown(
 )
 
 # %% [markdown]
-# PLACEHOLDER verdict prose
+# Two of the three predictions held. Three of the sources say their numbers loudly, and most of what these say is heard within
+# the steps there are; five do not, and are hardly heard. Whitening lifts each of the five, and the worst of all with them. It also
+# costs each of the three some points at this length: their states were already as a bridge wants them, and whitening makes
+# loud what it does not need. Whoever looked at the mean over sources alone would have seen no effect of it.
+#
+# The second prediction did not hold. The share parts the loud from the faint, and does no more: among the five the gain
+# does not fall with it. Eight sources cannot carry that correlation by two groups alone. The line between the groups is not
+# known either, for no source here lies between them.
+#
+# Nor is it shown that loudness is the cause. Sources differ in more than this share, and whitening changes more than the
+# loudness of numbers. What is shown is that a number which can be read off the states before any training told the easy
+# sources from the hard ones, and that what followed from the suspicion worked.
 #
 # ## What holds instead
 #
 # ### The whole recipe
 #
 # The quick profile stops its bridges early. Does a plain bridge from a faint source catch up when it is given the whole
-# recipe, or twice its steps? The same sources, with twice the batch, twice the soft tokens and two bridges each:
+# recipe, or twice its steps? The same sources, with twice the batch, twice the soft tokens and two bridges each, as
+# `make chapter C=23_another_source ARGS="-p profile whole"` measures them:
 
 # %% tags=["hide-input"]
 run.measure(
@@ -451,6 +468,12 @@ def whole_run() -> Markdown:
         a: sum(x >= 0.95 * own for x, own in zip(ended[a], alone, strict=True))
         for a in kinds
     }
+    quiet = [found[f"share: source {s}"] for s in there]
+    won = [w - p for w, p in zip(ended[WHITENED], ended[PLAIN], strict=True)]
+    up, down = (
+        rank_correlation(quiet, ended[PLAIN], +1),
+        rank_correlation(quiet, won, -1),
+    )
     return Markdown(
         f"| source | share between numbers | source alone (%) | {' (%) | '.join(kinds)} (%) |\n|--:|--:|--:|--:|--:|--:|\n"
         + "\n".join(
@@ -465,18 +488,16 @@ def whole_run() -> Markdown:
         + "; ".join(
             f"{a} {min(ended[a]):.0f} %, {near[a]} of {len(there)}" for a in kinds
         )
-        + f". Rank correlation of the share with plain accuracy {found['correlation of share and accuracy']:.2f}, with the"
-        f" gain of whitening {found['correlation of share and gain']:.2f}. Mean gain of whitening"
-        f" {found['gain of whitening']['mean']:.1f} [{found['gain of whitening']['low']:.1f},"
-        f" {found['gain of whitening']['high']:.1f}] points."
+        + f". Rank correlation of the share with plain accuracy {up[0]:.2f} (p = {up[1]:.2g}), with the gain of whitening"
+        f" {down[0]:.2f} (p = {down[1]:.2g}). Mean gain {mean_interval(won)} points."
     )
 
 
 def this_run() -> Markdown:
     """The arms of this run, where it has the longer one."""
     return Markdown(
-        f"This run: | {' | '.join(ARMS)} |\n".replace("This run: ", "| source ")
-        + "|--:" * (len(ARMS) + 1)
+        f"| source | {' | '.join(ARMS)} |\n|--:"
+        + "|--:" * len(ARMS)
         + "|\n"
         + "\n".join(
             f"| {s} | " + " | ".join(f"{accuracy(a, s):.1f}" for a in ARMS) + " |"
@@ -488,7 +509,16 @@ def this_run() -> Markdown:
 this_run() if size.longer else whole_run()
 
 # %% [markdown]
-# PLACEHOLDER whole prose
+# What is faint is heard late, and not never. In the steps of the recipe the loud sources are heard whole and the faint ones
+# by half to three quarters; in twice as many, the schedule stretched with them, nearly all of it is there. Whitened, every
+# source has come to 95 % of its own accuracy in the recipe's own steps. So the recipe by which this part's bridges
+# [answer as the source does](20_staying_at_the_peak.ipynb) is no affair of two lucky hosts, if the states are whitened or the
+# training is long enough. And with the whole recipe the second prediction holds as well: where whitening has little to
+# cost, its gain follows the share.
+#
+# For a log that has one source and a fixed number of steps this is bad news. Had this part's hosts been of another seed, its
+# ordinary recipe would have ended far below the source, and each of the fixes would have been tried on a bridge that only
+# needed time. A bridge that learns little may be broken, or it may be listening to something else first.
 #
 # ## Tweak it
 #
