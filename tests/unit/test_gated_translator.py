@@ -130,6 +130,8 @@ def test_whitening_by_halves_lies_between() -> None:
     for given, strength in ((states[:1], 1.0), (states, 1.5)):
         with pytest.raises(ValueError, match="give two or more, and a strength of 0 to 1"):
             Whitening(2).fit(given, strength)
+    with pytest.raises(ValueError, match="do not vary"):
+        Whitening(2).fit(torch.ones(5, 2))
 
 
 def test_a_whitened_exam_has_one_more_layer_by_the_statistics_of_what_is_taught() -> None:

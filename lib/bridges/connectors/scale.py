@@ -32,11 +32,10 @@ class Standardise(nn.Module):
 
 
 class Whitening(nn.Module):
-    """Bring every direction of a layer's states to one variance, with statistics fixed beforehand.
+    """Centre a layer's states and bring their directions to one variance, with statistics fixed beforehand.
 
-    A connector trained by gradient descent hears what its input varies in most. Whitened, what is faint is as loud as
-    the rest; nothing is added and nothing lost, since the map can be undone. It is the symmetric one (ZCA; Kessy,
-    Lewin and Strimmer, 2018). The identity until `fit` is called.
+    What is faint in the states is then as loud as the rest; nothing is added and nothing lost, since the map can be
+    undone. It is the symmetric one (ZCA; Kessy, Lewin and Strimmer, 2018). The identity until `fit` is called.
     """
 
     FLOOR = 1e-3  # of the mean variance, for directions with next to none
@@ -51,16 +50,19 @@ class Whitening(nn.Module):
     def fit(self, states: Float[Tensor, "positions width"], strength: float = 1.0) -> "Whitening":
         """Take mean and covariance from the states of training texts, padding left out; returns itself.
 
-        `strength` is the share of the way, on the scale of the logarithm: 1 makes all variances equal, 0 leaves them.
+        `strength` is the share of the way, on the scale of the logarithm: 1 makes all variances equal, 0 leaves them
+        and centres alone.
 
         Raises:
-            ValueError: for fewer than two positions, or a strength outside 0 to 1.
+            ValueError: for fewer than two positions, states that do not vary, or a strength outside 0 to 1.
         """
         if len(states) < 2 or not 0 <= strength <= 1:
             raise ValueError(
                 f"{len(states)} positions at strength {strength}: give two or more, and a strength of 0 to 1"
             )
         values, axes = torch.linalg.eigh(torch.cov(states.T))
+        if not values.mean() > 0:
+            raise ValueError("the states do not vary: there is nothing to whiten")
         scale = (values + self.FLOOR * values.mean()).rsqrt().pow(strength)
         self.mean.copy_(states.mean(0))
         self.matrix.copy_(axes @ scale.diag() @ axes.T)

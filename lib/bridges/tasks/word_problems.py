@@ -148,7 +148,7 @@ def numbers(
     ids: Int[Tensor, "texts length"], words: PreTrainedTokenizerBase
 ) -> tuple[Bool[Tensor, "texts length"], Int[Tensor, " numbers"], Int[Tensor, " numbers"]]:
     """Where the texts' numbers stand, which they are, and whether each is its text's first (0) or a later one (1)."""
-    known = torch.tensor([words.convert_tokens_to_ids(str(n)) for n in range(LARGEST + 1)])
+    known = torch.tensor([words.convert_tokens_to_ids(str(n)) for n in range(LARGEST + 1)], device=ids.device)
     there = torch.isin(ids, known)
     value = (ids[there][:, None] == known).long().argmax(1)
     return there, value, (there.cumsum(1) - 1).clamp_max(1)[there]

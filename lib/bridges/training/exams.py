@@ -52,10 +52,10 @@ class Exam:
         )
 
 
-def whitened(exam: Exam, taught: Exam, layer: int) -> Exam:
+def whitened(exam: Exam, taught: Exam, layer: int, strength: float = 1.0) -> Exam:
     """The exam with one more layer to read, behind the others: `layer`, whitened by its states in `taught`."""
     states = taught.states[layer]
-    whitening = Whitening(states.shape[-1]).to(states.device).fit(states[taught.mask.bool()])
+    whitening = Whitening(states.shape[-1]).fit(states[taught.mask.bool()].cpu(), strength).to(states.device)
     return replace(exam, states=torch.cat([exam.states, whitening(exam.states[layer])[None]]))
 
 
