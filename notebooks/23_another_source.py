@@ -244,7 +244,7 @@ def accuracy(arm: str, source: int) -> float:
 # comes from its own problem's states:
 
 
-# %%
+# %% tags=["hide-input"]
 def lines_of(arm: str, source: int) -> dict[str, float]:
     """The four lines of a source's first bridge, in points."""
     found = benches[source].four_lines(trained[arm, source, 0].bridge, EXAM, False)
@@ -334,7 +334,7 @@ Markdown(
 # %% [markdown]
 # The one is among the loud, the other nearer to the faint.
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "Each source's bridges after training, by the share of variance that lies between numbers in the states they read; the dots bear the sources' seeds. Left, the states as they are, with 95 % Wilson intervals for the questions asked, which hold nothing of what another seed of the bridge would have done; right, what whitening them gains or costs. Dotted, right: no change.", "name": "fig-source-share"}, "image": {"alt": "Two panels over the share, each with eight numbered dots. Left, five sources with a share below a fifth end at between a fifth and a third of the questions; three with a share of three tenths and more end at between six and eight tenths. Right, the five gain between about twenty and forty points by whitening, the three lose between a few and thirty."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Each source's bridges after training, by the share of variance that lies between numbers in the states they read. Left, the states as they are, with 95 % Wilson intervals for the questions asked, which hold nothing of what another seed of the bridge would have done; right, what whitening them gains or costs, by the source's seed. Dotted: no change.", "name": "fig-source-share"}, "image": {"alt": "Two panels over the share, each with eight dots. Left, five sources with a share below a fifth end at between a fifth and a third of the questions; three with a share of three tenths and more end at between six and eight tenths. Right, the five gain between about twenty and forty points by whitening, the three lose between a few and thirty."}}
 share = {s: plain_reading[s].number for s in SOURCES}
 gain = {s: accuracy(WHITENED, s) - accuracy(PLAIN, s) for s in SOURCES}
 
@@ -351,11 +351,15 @@ told = [points(accuracy(PLAIN, s)) for s in SOURCES]
 draw_intervals(left, at, told, fmt="o", capsize=2, color=COLOURS["blue"])
 right.axhline(0, color="black", linewidth=0.8, linestyle=":")
 right.plot(at, list(gain.values()), "o", color=COLOURS["orange"])
-for axes, heights in ((left, [t.mean for t in told]), (right, gain.values())):
-    for s, x, y in zip(SOURCES, at, heights, strict=True):
-        axes.annotate(
-            str(s), (x, y), (5, 4), textcoords="offset points", fontsize=8.5
-        )
+for s in SOURCES:
+    right.annotate(
+        str(s),
+        (share[s], gain[s]),
+        (5, 4),
+        textcoords="offset points",
+        fontsize=8.5,
+    )
+for axes in (left, right):
     axes.set(xlabel="share of variance between numbers")
 left.set(ylabel="bridged accuracy (%)", ylim=(0, 105), title="as they are")
 right.set(ylabel="whitened minus plain (points)", title="whitened")
@@ -429,8 +433,8 @@ Markdown(
 # line between the groups lies is not known either, for no source here lies between them.
 #
 # Nor is loudness the whole of it. Whitened, all eight say their numbers about as loudly as the loudest did before, and at
-# this length their bridges still lie below those. Perhaps they then have to hear everything at once, what they do
-# not need as well. Sources differ in more than this share, and whitening changes more than the loudness of numbers. What is
+# this length their bridges still lie below those. Perhaps what they do not need is then as loud as the rest.
+# Sources differ in more than this share, and whitening changes more than the loudness of numbers. What is
 # shown is that a figure which can be read off the states before any training told the easy sources from the hard ones.
 #
 # ## What holds instead
@@ -586,14 +590,11 @@ explorer
 # checkpoint.
 
 # %%
-own = benches[FIRST_SOURCE].taught  # yours: states (texts, length, width) and mask
-there, label, _ = places(
-    benches[FIRST_SOURCE]
-)  # yours: where, and what is to be passed on
-whitening = Whitening(own.states.shape[-1]).fit(
-    own.states[LAYER][own.mask.bool()].cpu()
-)
-before = own.states[LAYER, :PROBED].cpu()[there]
+own = benches[FIRST_SOURCE]
+there, label, _ = places(own)  # yours: where, and what is to be passed on
+states, mask = own.taught.states[LAYER].cpu(), own.taught.mask.bool().cpu()  # yours
+whitening = Whitening(states.shape[-1]).fit(states[mask])
+before = states[:PROBED][there]
 after = whitening(before)
 # This book's translator norms what it reads; leave the line out if yours does not.
 before, after = (layer_norm(x, x.shape[-1:]) for x in (before, after))
