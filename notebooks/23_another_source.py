@@ -445,26 +445,8 @@ Markdown(
 # recipe, or twice its steps? And is it whitening that helps, or only that it centres the states? The same sources with
 # the whole recipe, two bridges each, as `make chapter C=23_another_source ARGS="-p profile whole"` measures them:
 
+
 # %% tags=["hide-input"]
-run.measure(
-    **{f"share: source {s}": share[s] for s in SOURCES},
-    **{
-        f"accuracy: {arm}, source {s}": accuracy(arm, s)
-        for arm in ARMS
-        for s in SOURCES
-    },
-    **{
-        f"source alone: source {s}": lines[PLAIN, s]["source alone"]
-        for s in SOURCES
-    },
-    **{
-        "correlation of share and accuracy": rises[0],
-        "correlation of share and gain": falls[0],
-        "gain of whitening": mean_gain,
-    },
-)
-
-
 def whole_run() -> Markdown:
     """The kept record of the whole profile."""
     kept = reference("23_another_source", "whole")
@@ -607,4 +589,21 @@ Markdown(
 # ## Provenance
 
 # %% tags=["remove-input"]
+run.measure(
+    **{f"share: source {s}": share[s] for s in SOURCES},
+    **{
+        f"accuracy: {arm}, source {s}": accuracy(arm, s)
+        for arm in ARMS
+        for s in SOURCES
+    },
+    **{
+        f"source alone: source {s}": lines[PLAIN, s]["source alone"]
+        for s in SOURCES
+    },
+    **{
+        "correlation of share and accuracy": rises[0],
+        "correlation of share and gain": falls[0],
+        "gain of whitening": mean_gain,
+    },
+)
 run.close()
