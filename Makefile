@@ -14,7 +14,7 @@ export MKL_NUM_THREADS := 1
 # Several bars at once share the terminal: let each speak every few seconds.
 export TQDM_MININTERVAL := 3
 
-.PHONY: book test chapter sweep ledger reference pair lab serve clean check-python
+.PHONY: book test chapter sweep evidence ledger reference pair lab serve clean check-python
 
 book: _build/pairs.stamp
 	@$(SNAKEMAKE)
@@ -36,6 +36,10 @@ chapter: _build/pairs.stamp
 # A chapter at every point of a grid: make sweep C=02_encoder_bypass ARGS="-p seeds 2 3 5 -p device cpu"
 sweep: _build/pairs.stamp
 	@$(BIN)/python -m press sweep $(C) $(ARGS)
+
+# Rows of record, hours of training that goes on where it stopped: make evidence, make evidence C=rms_matching SEEDS=32
+evidence: _build/pairs.stamp
+	@$(BIN)/python -m press evidence $(C) --seeds $(or $(SEEDS),16) --profile $(PROFILE) --cores $(CORES)
 
 ledger: .venv/book.stamp
 	@$(BIN)/python -m press ledger

@@ -40,8 +40,8 @@ from bridges.tasks import instructions
 from bridges.tasks.features import Clips, read_clips, write_clips
 from bridges.training.fit import FitSettings, fit
 from bridges.training.losses import info_nce
-from bridges.training.pretrain import small_host
-from bridges.training.translators import Recipe, Sentences, untrained
+from bridges.benches.pretrain import small_host
+from bridges.benches.translation import Recipe, Sentences, untrained
 from IPython.display import Markdown
 from matplotlib.figure import Figure
 from press import HOSTS
@@ -91,7 +91,7 @@ SIZES = {
     ),
 }
 run = begin(
-    "01_bridging", SIZES, profile=profile, seeds=seeds, device=device, out=out
+    "bridging", SIZES, profile=profile, seeds=seeds, device=device, out=out
 )
 size = run.size
 MOST_CLIPS = 2000  # of the reader's, for one probe
@@ -635,7 +635,7 @@ Markdown(
 # %% [markdown]
 # The loss of one and the same model rises with the batch, so a loss without its batch says nothing. Random vectors lie
 # *above* the line. And in the last column a model that gives one vector to everything has a perfect score, from nothing but
-# the way ties are counted: the fourth place again. [Reading a stuck loss](08_stuck_loss.ipynb) takes the log's own digits
+# the way ties are counted: the fourth place again. [Reading a stuck loss](stuck_loss.ipynb) takes the log's own digits
 # apart in this way.
 #
 # ## Tweak it
@@ -744,7 +744,7 @@ if mine is None:
 print(linear_probe(mine.vectors, word_counts(mine.sentences)))
 
 # %% [markdown]
-# The next chapter starts with the first log: [a sentence vector goes into T5](02_encoder_bypass.ipynb), and the host is
+# The next chapter starts with the first log: [a sentence vector goes into T5](encoder_bypass.ipynb), and the host is
 # said not to listen.
 #
 # ## Provenance

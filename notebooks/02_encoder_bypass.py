@@ -29,7 +29,7 @@ from bridges.instruments.translation import TranslationScores, constant_floor, s
 from bridges.instruments.uncertainty import mean_interval
 from bridges.tasks import instructions
 from bridges.training.fit import FitSettings, fit
-from bridges.training.pretrain import small_host
+from bridges.benches.pretrain import small_host
 from IPython.display import Markdown
 from matplotlib.figure import Figure
 from press import HOSTS, ledger
@@ -66,7 +66,7 @@ SIZES = {
     ),
 }
 run = begin(
-    "02_encoder_bypass", SIZES, profile=profile, seeds=seeds, device=device, out=out
+    "encoder_bypass", SIZES, profile=profile, seeds=seeds, device=device, out=out
 )
 size = run.size
 with refusing():

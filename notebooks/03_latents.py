@@ -33,8 +33,8 @@ from bridges.instruments.translation import floors, score
 from bridges.instruments.uncertainty import Estimate, mean_interval
 from bridges.tasks import instructions
 from bridges.training.fit import FitSettings
-from bridges.training.pretrain import small_host
-from bridges.training.translators import (
+from bridges.benches.pretrain import small_host
+from bridges.benches.translation import (
     Recipe,
     Sentences,
     Trained,
@@ -89,7 +89,7 @@ SIZES = {
     ),
 }
 run = begin(
-    "03_latents", SIZES, profile=profile, seeds=seeds, device=device, out=out
+    "latents", SIZES, profile=profile, seeds=seeds, device=device, out=out
 )
 size = run.size
 torch.set_num_threads(1)
@@ -114,7 +114,7 @@ Markdown(
 )
 
 # %% [markdown]
-# The log took the flat score for the sign of another fault, the [encoder bypass](02_encoder_bypass.ipynb), and kept the
+# The log took the flat score for the sign of another fault, the [encoder bypass](encoder_bypass.ipynb), and kept the
 # resampler.
 #
 # ## Claim
@@ -576,7 +576,7 @@ print(run.verdict_lines())
 # Does that narrowness limit translation? It would be easy to say so, for an MLP that gives each token a map of its own is
 # better here. But {numref}`fig-latents-rank` does not make rank the cause of low BLEU: a single linear token, which can
 # have no rank beyond one, does what the resampler's sixteen do, and fifteen directions in the place of one buy little
-# beside what [scale and rate](04_collapse.ipynb) buy.
+# beside what [scale and rate](collapse.ipynb) buy.
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "BLEU against the effective rank of the tokens after training, one dot for each trained translator; a single token counts as rank 1.", "name": "fig-latents-rank"}, "image": {"alt": "Scatter plot of BLEU against effective rank after training. Resamplers, projection and the MLP with one token stand in one column at a rank near one; the MLP with many tokens stands far to the right and a little higher."}}
 figure, axes = plt.subplots(figsize=(7.2, 3))
@@ -608,7 +608,7 @@ Markdown(
 # %% [markdown]
 # A resampler earns its name where there is something to choose from: patches, frames, words. For one vector, a linear map
 # or an MLP to tokens does what can be done. What kept the log's translator at its floor was neither
-# ([what does collapse a translator](04_collapse.ipynb)).
+# ([what does collapse a translator](collapse.ipynb)).
 #
 # ## Tweak it
 #

@@ -38,8 +38,8 @@ from bridges.instruments.uncertainty import Estimate, mean_interval
 from bridges.tasks import instructions
 from bridges.tasks.sentences import read_sentences, spaced, word_tokenizer
 from bridges.training.fit import FitSettings
-from bridges.training.pretrain import small_host
-from bridges.training.translators import Recipe, Sentences, train_translators
+from bridges.benches.pretrain import small_host
+from bridges.benches.translation import Recipe, Sentences, train_translators
 from IPython.display import Markdown
 from matplotlib.figure import Figure
 from press import HOSTS, ledger
@@ -101,7 +101,7 @@ SIZES = {
     ),
 }
 run = begin(
-    "04_collapse", SIZES, profile=profile, seeds=seeds, device=device, out=out
+    "collapse", SIZES, profile=profile, seeds=seeds, device=device, out=out
 )
 size = run.size
 disable_progress_bar()
@@ -162,7 +162,7 @@ claims["A10"]
 # $$ (eq-collapse-whisper)
 #
 # With one vector there is one key, its attention weight is 1, and every latent is told the same thing
-# ([the chapter before](03_latents.ipynb)). Each map in {eq}`eq-collapse-whisper` is initialised to shrink what it is given
+# ([the chapter before](latents.ipynb)). Each map in {eq}`eq-collapse-whisper` is initialised to shrink what it is given
 # a little, unless a LayerNorm on keys and values brings it back to unit scale. The code at issue:
 
 # %% tags=["remove-input"]
@@ -550,7 +550,7 @@ def row(measured: dict, name: str) -> str:
 
 def real_run() -> Markdown:
     """The kept record as a table, and what it says beside the log's numbers."""
-    kept = reference("04_collapse", "real")
+    kept = reference("collapse", "real")
     measured = kept["measurements"]
     before, fixed, after = (
         measured[key(name, "bleu")]["mean"] for name in DECIDING

@@ -22,8 +22,8 @@ from bridges.instruments.translation import floors, score
 from bridges.instruments.uncertainty import Estimate, mean_interval
 from bridges.tasks import instructions
 from bridges.training.fit import LOG_GROUPS, FitSettings, Group
-from bridges.training.pretrain import small_host
-from bridges.training.translators import (
+from bridges.benches.pretrain import small_host
+from bridges.benches.translation import (
     Recipe,
     Sentences,
     Trained,
@@ -80,7 +80,7 @@ SIZES = {
     ),
 }
 run = begin(
-    "05_rates", SIZES, profile=profile, seeds=seeds, device=device, out=out, least=4
+    "rates", SIZES, profile=profile, seeds=seeds, device=device, out=out, least=4
 )
 size = run.size
 torch.set_num_threads(1)
@@ -191,7 +191,7 @@ show_source(Group)
 #
 # The sentence encoder here is a small BERT, mean-pooled, that was taught on the spot to find two sentences as alike as the
 # book's own embedding does; frozen, it gives the vectors of all runs below. Vectors are standardised throughout, so that
-# the [whisper of the chapter before](04_collapse.ipynb) plays no part.
+# the [whisper of the chapter before](collapse.ipynb) plays no part.
 #
 # ### The rate
 #
@@ -416,7 +416,7 @@ print(run.verdict_lines())
 #
 # Training the sentence encoder along is a smaller matter than any of this, in this setting where its vectors hold the
 # sentence to begin with. An encoder whose vectors lack something could gain more. The probe of
-# [the chapter before](04_collapse.ipynb) tells which case one has.
+# [the chapter before](collapse.ipynb) tells which case one has.
 
 # %% tags=["hide-input"]
 smallest = {

@@ -34,8 +34,8 @@ from bridges.tasks import instructions
 from bridges.tasks.features import Clips, read_clips, write_clips
 from bridges.tasks.sentences import spaced, word_tokenizer
 from bridges.training.fit import LOG_GROUPS, FitSettings
-from bridges.training.pretrain import small_host
-from bridges.training.translators import (
+from bridges.benches.pretrain import small_host
+from bridges.benches.translation import (
     Recipe,
     Sentences,
     Trained,
@@ -98,7 +98,7 @@ SIZES = {
     ),
 }
 run = begin(
-    "06_architectures",
+    "architectures",
     SIZES,
     profile=profile,
     seeds=seeds,
@@ -180,8 +180,8 @@ show_source(VectorResampler.forward)
 
 # %% [markdown]
 # All three are functions of the same $x$, and none can tell T5 more than $x$ holds. In the perceiver there is one key, whose
-# weight is 1 whatever is asked ([what 64 latents can say](03_latents.ipynb)). The explicit call of the encoder is no
-# architecture at all: it is what `inputs_embeds` does already ([the encoder bypass](02_encoder_bypass.ipynb)).
+# weight is 1 whatever is asked ([what 64 latents can say](latents.ipynb)). The explicit call of the encoder is no
+# architecture at all: it is what `inputs_embeds` does already ([the encoder bypass](encoder_bypass.ipynb)).
 #
 # The three differ in size. At the log's sizes all have the same inner width, hence very different numbers of parameters:
 
@@ -222,7 +222,7 @@ Markdown(
 # ### The recipe
 #
 # Vectors standardised, a rate of $10^{-3}$, LayerNorm on keys and values, latents of 0.02: what translates in
-# [the chapter on collapse](04_collapse.ipynb). The vectors are those of a small sentence encoder, because one column of the table trains
+# [the chapter on collapse](collapse.ipynb). The vectors are those of a small sentence encoder, because one column of the table trains
 # it; it then learns at a fifth of the common rate, as in the log. Connector and host are trained together.
 #
 # The table is filled at equal inner width, as the log's was. The perceiver's own claim is judged at equal parameters: the
@@ -298,7 +298,7 @@ Markdown(
 
 # %% [markdown]
 # Half of the seeds choose (which architecture, which rate), the other half measure. Steps, batch and tokens are those of
-# [the chapter before](05_rates.ipynb), set by what a minute and a half allows. Trial runs had other seeds, from 100 on;
+# [the chapter before](rates.ipynb), set by what a minute and a half allows. Trial runs had other seeds, from 100 on;
 # besides, this chapter was run once with 120 validation sentences in the place of 150, to the same verdicts. The criteria
 # stood before all of them.
 
@@ -628,7 +628,7 @@ Markdown(
 # test set and asks how often the difference would have come out otherwise; the two trained models stay as they are.
 #
 # Here it is asked about perceivers that differ in nothing but the seed: those above, and, since the log's differences lie
-# near the floor, others trained by the recipe that [collapses](04_collapse.ipynb), with the log's rate and scale.
+# near the floor, others trained by the recipe that [collapses](collapse.ipynb), with the log's rate and scale.
 
 # %% tags=["hide-input"]
 METRIC = BLEU(force=True)
@@ -743,7 +743,7 @@ Markdown(
 # encoder is really left out: by `bypass` the decoder reads the connector's tokens as they are, and translates.
 #
 # How much does each change make, then? All of them in one picture, against the change of recipe from the chapter on
-# [what collapses](04_collapse.ipynb):
+# [what collapses](collapse.ipynb):
 
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "What each change gains in BLEU: mean and 95 % interval of the difference within seeds. Orange: the recipe, on one and the same perceiver. Blue: the connector. Green: the route past T5's encoder. Purple: the sentence encoder trained, and the other host.", "name": "fig-architectures-effects"}, "image": {"alt": "Horizontal plot of gains in BLEU, one row for each change, with a line at zero. The change from the collapsing recipe to the working one lies far to the right of all others, the higher rate next. Changes of the kind of connector, of route and host lie within a few points of zero, and the two wider connectors further to the right."}}
@@ -835,7 +835,7 @@ Markdown(
 # seeds, the three connectors of equal inner width ended level, and the two wider ones well ahead.
 #
 # None of this is a law about perceivers. The input here is one vector. A resampler is made for inputs of many, and has
-# something to choose there, which is the subject of [Part II](08_stuck_loss.ipynb).
+# something to choose there, which is the subject of [Part II](stuck_loss.ipynb).
 
 # %% tags=["remove-input"]
 logs = max(logged) / min(logged)
@@ -980,7 +980,7 @@ print(
 
 # %% [markdown]
 # The connector is the best of the table, by the seeds that all of its rows have, and the recipe is the table's. The report
-# is the one that the [next chapter](07_judging.ipynb) takes apart; its bands are the log's and hold on the log's corpus.
+# is the one that the [next chapter](judging.ipynb) takes apart; its bands are the log's and hold on the log's corpus.
 # With `-p profile full` everything trains longer, as real text needs.
 
 # %%

@@ -41,8 +41,8 @@ from bridges.tasks import instructions
 from bridges.tasks.sentences import spaced
 from bridges.training.ensemble import fit_ensemble
 from bridges.training.fit import FitSettings, fit
-from bridges.training.pretrain import small_host
-from bridges.training.supervision import (
+from bridges.benches.pretrain import small_host
+from bridges.benches.supervision import (
     LOG_WEIGHT,
     Attending,
     Supervised,
@@ -51,7 +51,7 @@ from bridges.training.supervision import (
     conditioning_loss,
     log_mean_attention,
 )
-from bridges.training.translators import (
+from bridges.benches.translation import (
     Recipe,
     Sentences,
     train_translators,
@@ -117,7 +117,7 @@ SIZES = {
     ),
 }
 run = begin(
-    "07_judging", SIZES, profile=profile, seeds=seeds, device=device, out=out
+    "judging", SIZES, profile=profile, seeds=seeds, device=device, out=out
 )
 size = run.size
 disable_progress_bar()
@@ -302,7 +302,7 @@ Markdown(
 #
 # ### Runs whose end is known
 #
-# Both recipes are those of [the chapter on collapse](04_collapse.ipynb), at the log's batch of 16 in the quick profile. The
+# Both recipes are those of [the chapter on collapse](collapse.ipynb), at the log's batch of 16 in the quick profile. The
 # collapsed one reads raw unit vectors, without LayerNorm on keys and values, beside latents of unit scale; in the working
 # one the vectors are standardised and nothing else differs. Each is run at three rates, the log's $5 \times 10^{-5}$ among
 # those of the collapsed recipe, $10^{-3}$ among those of the working one.
@@ -906,7 +906,7 @@ Markdown(
 # runs too, before there is BLEU to speak of. It promises no more than that: a run that listens may still be too slow to
 # end well, or be given vectors with little in them. Distinct outputs tell the two recipes apart as well, but not by the
 # log's line, which calls even some finished runs collapsed that translate; and they rise for noise too, as
-# [the chapter on collapse](04_collapse.ipynb) has it. Patience mends the log's rule as well: at twice the stage most slow
+# [the chapter on collapse](collapse.ipynb) has it. Patience mends the log's rule as well: at twice the stage most slow
 # runs have shown themselves.
 #
 # ### The cause, not the symptom

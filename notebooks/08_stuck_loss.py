@@ -40,7 +40,7 @@ from bridges.instruments.uncertainty import mean_interval
 from bridges.tasks.loss_log import read_losses
 from bridges.tasks.pairs import Features
 from bridges.tasks.scenes import WIDTH, scenes
-from bridges.training.alignment import (
+from bridges.benches.alignment import (
     Bridges,
     Run,
     held_out_loss,
@@ -95,7 +95,7 @@ SIZES = {
     ),
 }
 run = begin(
-    "08_stuck_loss", SIZES, profile=profile, seeds=seeds, device=device, out=out
+    "stuck_loss", SIZES, profile=profile, seeds=seeds, device=device, out=out
 )
 size = run.size
 with refusing():

@@ -30,7 +30,7 @@ from bridges.instruments.gradients import GradientFlow, gradient_flow
 from bridges.instruments.retrieval import recall
 from bridges.instruments.uncertainty import Estimate, mean_interval
 from bridges.tasks.scenes import WIDTH, scenes
-from bridges.training.alignment import Run, train_bridges
+from bridges.benches.alignment import Run, train_bridges
 from bridges.training.fit import FitSettings
 from bridges.training.losses import alignment_loss
 from IPython.display import Markdown
@@ -79,7 +79,7 @@ SIZES = {
     ),
 }
 run = begin(
-    "09_initialisation", SIZES, profile=profile, seeds=seeds, device=device, out=out
+    "initialisation", SIZES, profile=profile, seeds=seeds, device=device, out=out
 )
 size = run.size
 torch.set_num_threads(1)

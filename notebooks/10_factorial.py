@@ -28,7 +28,7 @@ from bridges.instruments.retrieval import recall
 from bridges.instruments.uncertainty import mean_interval
 from bridges.tasks.scenes import WIDTH, scenes
 from bridges.training import ensemble
-from bridges.training.alignment import (
+from bridges.benches.alignment import (
     Run,
     held_out_loss,
     sampled_widths,
@@ -87,7 +87,7 @@ SIZES = {
     ),
 }
 run = begin(
-    "10_factorial", SIZES, profile=profile, seeds=seeds, device=device, out=out
+    "factorial", SIZES, profile=profile, seeds=seeds, device=device, out=out
 )
 size = run.size
 torch.set_num_threads(1)

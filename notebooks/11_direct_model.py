@@ -39,7 +39,7 @@ from bridges.tasks.pairs import (
     write_features,
 )
 from bridges.tasks.scenes import WIDTH, scenes
-from bridges.training.alignment import Bridges, Run, train_bridges
+from bridges.benches.alignment import Bridges, Run, train_bridges
 from bridges.training.fit import FitSettings
 from bridges.training.losses import alignment_loss
 from IPython.display import Markdown
@@ -96,7 +96,7 @@ SIZES = {
     ),
 }
 run = begin(
-    "11_direct_model", SIZES, profile=profile, seeds=seeds, device=device, out=out
+    "direct_model", SIZES, profile=profile, seeds=seeds, device=device, out=out
 )
 size = run.size
 

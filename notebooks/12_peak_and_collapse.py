@@ -22,9 +22,9 @@ from bridges.connectors.translator import GatedTranslator, TranslatorSettings
 from bridges.hosts.causal import answer_loss
 from bridges.instruments.generation import degeneration
 from bridges.instruments.uncertainty import Estimate, mean_interval, wilson
-from bridges.training.answering import BridgeRecipe, Trained, train_bridges
-from bridges.training.benches import HOST_SEEDS, bench, train_arms
-from bridges.training.exams import LONGEST, bridge_logits, examine
+from bridges.benches.answering import BridgeRecipe, Trained, train_bridges
+from bridges.benches.small_pairs import HOST_SEEDS, bench, train_arms
+from bridges.benches.exams import LONGEST, bridge_logits, examine
 from bridges.training.fit import FitSettings, Group
 from IPython.display import Markdown
 from matplotlib.figure import Figure
@@ -85,7 +85,7 @@ SIZES = {
     ),
 }
 run = begin(
-    "12_peak_and_collapse",
+    "peak_and_collapse",
     SIZES,
     profile=profile,
     seeds=seeds,
@@ -181,7 +181,7 @@ Markdown(f"For example *{first.question}*, solution `{first.solution()}`.")
 # Pure cross-entropy, no norm on the soft tokens, gates at zero in the common group, clipping at 1, linear decay. The
 # log's peak came at step 750 of 2,000; here the run goes on for 2.7 times as many steps as the book's recipe takes: 200 of
 # 32 problems each for the hosts of the quick profile, 600 of 64 for those of the full one. (The recipe at the end of
-# [staying at the peak](20_staying_at_the_peak.ipynb) is another, and longer.) In the quick profile batches here are half
+# [staying at the peak](staying_at_the_peak.ipynb) is another, and longer.) In the quick profile batches here are half
 # as large, for time: the noisier of the two, so the likelier to lose a peak. For time, too, that profile's search
 # below was cut from 160 steps to 128 and from 48 to 32, after the longer version had given its verdict; the verdict
 # is the same.
@@ -271,7 +271,7 @@ Markdown(
 # - *64 problems*: so few that they can be memorised.
 # - *source reads the solutions*: in training the source is given question and solution, at the looks the question alone.
 #   It is left to the full profile, for time, after two quick runs had shown no fall; [beyond the
-#   target](19_beyond_the_target.ipynb) looks into such a leak for itself.
+#   target](beyond_the_target.ipynb) looks into such a leak for itself.
 # - *question visible*: as in the log, as far as its code shows.
 # - *labels shifted twice*: the same with an error that is easily made: the training loop shifts the labels by one, and the
 #   host's own loss shifts them again. Every position is asked for the token after the next.
@@ -447,7 +447,7 @@ print(run.verdict_lines())
 # knows. Within the steps they were given, neither a high rate nor a small pool shows a fall. That is weak evidence:
 # with two runs each and fewer steps they had reached little that could be taken
 # back. (Two more suspects, the end token and the way in which the answer is read off, have [a chapter of their
-# own](15_padding_and_stopping.ipynb).) One setting comes nearest to the log's picture: a fall from high to almost
+# own](padding_and_stopping.ipynb).) One setting comes nearest to the log's picture: a fall from high to almost
 # nothing, loops or empty answers in part of it, and a loss that gives no alarm. But it starts at its peak, and its loss
 # falls where the log's stayed level. Its translator, its hosts and its optimiser are those of the setting above it,
 # which does not fall. What differs is what it is asked to learn.

@@ -26,9 +26,9 @@ from bridges.hosts.causal import answer_loss
 from bridges.instruments.generation import Degeneration, degeneration
 from bridges.instruments.soft_prompt import bridge_quality
 from bridges.instruments.uncertainty import Estimate, mean_interval, wilson
-from bridges.training.answering import BridgeRecipe, untrained
-from bridges.training.benches import HOST_SEEDS, bench, train_arms
-from bridges.training.exams import (
+from bridges.benches.answering import BridgeRecipe, untrained
+from bridges.benches.small_pairs import HOST_SEEDS, bench, train_arms
+from bridges.benches.exams import (
     LONGEST,
     Answers,
     Bench,
@@ -91,7 +91,7 @@ SIZES = {
     ),
 }
 run = begin(
-    "13_rms_matching",
+    "rms_matching",
     SIZES,
     profile=profile,
     seeds=seeds,
@@ -322,7 +322,7 @@ longer = Estimate(
     *next(
         values
         for chapter, name, *values in recorded("earlier_runs")["rows"]
-        if (chapter, name) == ("13_rms_matching", "norm_gain")
+        if (chapter, name) == ("rms_matching", "norm_gain")
     )
 )
 Markdown(
@@ -801,7 +801,7 @@ Markdown(
 # norm, so there the scale matters); a host without the first of these norms was imitated, not trained. For a connector
 # to such a host, or one at a tenth of the scale of embeddings as small as the log's, where $\varepsilon$ is felt,
 # matching the RMS is a sound precaution. Whether it costs accuracy elsewhere these runs leave open. The loops of the
-# log need another cause ([a later chapter](15_padding_and_stopping.ipynb) looks at how generation stops). They outlived
+# log need another cause ([a later chapter](padding_and_stopping.ipynb) looks at how generation stops). They outlived
 # the cure there, too.
 #
 # ## Tweak it

@@ -14,89 +14,51 @@ out = ""  # where the record goes, a .json file
 
 # %% tags=["hide-input"]
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from statistics import fmean
+from dataclasses import replace
 
-import matplotlib.pyplot as plt
 import torch
-from bridges.connectors.translator import (
-    LOG,
-    Bridge,
-    GatedTranslator,
-    TranslatorLayer,
-    TranslatorSettings,
-)
+from bridges.benches import answering
+from bridges.benches.answering import BridgeRecipe
+from bridges.benches.exams import answer, bridge_logits
+from bridges.benches.study import Outcome, over
+from bridges.connectors.translator import LOG, GatedTranslator, TranslatorLayer, TranslatorSettings
 from bridges.hosts.causal import answer_loss
-from bridges.instruments.gradients import GradientFlow, gradient_flow
+from bridges.instruments.gradients import gradient_flow
 from bridges.instruments.soft_prompt import gates
-from bridges.instruments.uncertainty import Estimate, mean_interval
-from bridges.training.answering import (
-    BridgeRecipe,
-    Trained,
-    train_bridges,
-    untrained,
-)
-from bridges.training.benches import HOST_SEEDS, bench
-from bridges.training.exams import answer, bridge_logits
 from bridges.training.fit import GATE_GROUP, FitSettings, Group
-from IPython.display import Markdown
-from matplotlib.figure import Figure
-from press import HOSTS, ledger
-from press.claims import load_claims
-from press.data import recorded
-from press.explorer import Explorer
-from press.figures import COLOURS, draw_intervals, use_style
-from press.provenance import begin
-from press.source import show_source
-from transformers.utils.logging import disable_progress_bar
-
-
-@dataclass(frozen=True)
-class Size:
-    """What a profile means in this chapter."""
-
-    seeds: int
-    others: int  # seeds of the arms that decide no claim
-    more: bool  # whether ten times the rate and a schedule are among these
-    asked: int  # questions of a look
-    host: str  # the size of the pretrained hosts
-    batch: int
-    lr: float
-    translator: TranslatorSettings
-    steps: int = 240  # the criterion's own number, in every profile
-    warmup: int = 20
-
-
-SIZES = {
-    "quick": Size(
-        seeds=5,
-        others=1,
-        more=False,
-        asked=80,
-        host="quick",
-        batch=16,
-        lr=5e-3,
-        translator=TranslatorSettings(bottleneck=64, tokens=8, depth=2, heads=8),
-    ),
-    "full": Size(
-        seeds=12,
-        others=6,
-        more=True,
-        asked=200,
-        host="full",
-        batch=64,
-        lr=3e-3,
-        translator=TranslatorSettings(bottleneck=128, tokens=8, depth=4, heads=8),
-    ),
-}
-run = begin(
-    "14_gate_schedules", SIZES, profile=profile, seeds=seeds, device=device, out=out
+from press.book import (
+    BLUE,
+    GREEN,
+    GREY,
+    HOSTS,
+    ORANGE,
+    PURPLE,
+    Markdown,
+    begin,
+    claims,
+    dots,
+    explore,
+    figure,
+    lines,
+    plt,
+    recorded,
+    show_source,
+    table,
 )
-size = run.size
-disable_progress_bar()
-torch.set_num_threads(1)
-use_style()
+
+run = begin(
+    "gate_schedules",
+    globals(),
+    #      quick, full
+    seeds=(2, 12),
+    host=("quick", "full"),  # the size of the pretrained hosts
+    asked=(100, 200),  # questions of a look
+    batch=(16, 64),
+    rate=(5e-3, 3e-3),
+    width=(64, 128),  # of the translator's bottleneck
+    depth=(2, 4),
+    steps=240,  # the criterion's own number, in every profile
+)
 
 # %% [markdown]
 # ## Symptom
@@ -104,43 +66,26 @@ use_style()
 # The log's translator learns in six layers. In each, queries read the source's states by cross-attention, and what they
 # read passes a gate: one number $g$, trained like any weight, of which $\tanh g$ is let through. All gates start at
 # zero. They "are too slow to open, or open too aggressively without constraints", says the log, and it records how its
-# optimiser treats them from then on:
-
-# %% tags=["remove-input"]
-log = recorded("gate_groups")
-Markdown(
-    "| "
-    + " | ".join(log["groups"]["columns"])
-    + " |\n|---|--:|--:|--:|\n"
-    + "\n".join(
-        f"| {name} | {count} | × {rate} | {decay} |"
-        for name, count, rate, decay in log["groups"]["rows"]
-    )
-)
-
-# %% [markdown]
-# The value of a gate stands nowhere in the log. Nor is there a run in which the gates' group or the dropout is the only
-# change. What the counts do tell is the translator's make. This book's translator was rebuilt from them; at the log's
-# sizes, and with no memory spent on its values, it can be counted:
+# optimiser treats them from then on. The value of a gate stands nowhere in it, nor is there a run in which the gates' group
+# or the dropout is the only change. What its counts do tell is the translator's make: this book's was rebuilt from them, and
+# at the log's sizes, with no memory spent on its values, it can be counted.
 
 # %% tags=["hide-input"]
+log = recorded("gate_groups")
 with torch.device("meta"):
-    width = log["translator"]["width of both models"]
-    logged = GatedTranslator(width, LOG["conservative"], width)
-named = dict(logged.named_parameters())
+    rebuilt = GatedTranslator(
+        log["translator"]["width of both models"], LOG["conservative"], log["translator"]["width of both models"]
+    )
+named = dict(rebuilt.named_parameters())
 counted = {
     "decay": sum(p.dim() > 1 for p in named.values()),
     "no decay": sum(p.dim() == 1 and "gates" not in n for n, p in named.items()),
     "gates": sum("gates" in n for n in named),
 }
-Markdown(
-    "| optimiser group | log | rebuilt |\n|---|--:|--:|\n"
-    + "\n".join(
-        f"| {name} | {count} | {counted[name]} |"
-        for name, count, *_ in log["groups"]["rows"]
-    )
-    + f"\n| parameters (millions) | {log['translator']['parameters (millions)']} |"
-    f" {sum(p.numel() for p in named.values()) / 1e6:.2f} |"
+table(
+    "optimiser group | tensors, log | rebuilt | rate | weight decay",
+    ((name, count, counted[name], f"× {rate}", decay) for name, count, rate, decay in log["groups"]["rows"]),
+    f"Parameters, in millions: {log['translator']['parameters (millions)']} in the log, {sum(p.numel() for p in named.values()) / 1e6:.2f} rebuilt.",
 )
 
 # %% [markdown]
@@ -150,8 +95,7 @@ Markdown(
 # ## Claim
 
 # %% tags=["remove-input"]
-claims = load_claims()
-claims["C4"]
+claims("C4")
 
 # %% [markdown]
 # ## Mechanism
@@ -175,80 +119,45 @@ show_source(TranslatorLayer, start="x = x + open_share", lines=1)
 # %% [markdown]
 # With $g = 0$ the second line is zero whatever the loss. On its first step the cross-attention learns nothing, and the
 # gate alone learns whether to open, and to which side: its sign says only with which sign $A$ is added. Gradient norms
-# of an untrained bridge, and of the same bridge one step of training later:
+# of an untrained bridge with its gates shut, and opened by as little as one step can open them:
 
 # %%
-fit = FitSettings(
-    size.steps, size.lr, size.batch, size.warmup, groups=(GATE_GROUP,)
-)
-recipe = BridgeRecipe(fit, size.translator)
-benches = [
-    bench(h, size.host, HOSTS, run.device, asked=size.asked) for h in HOST_SEEDS
-]
-# Nothing is chosen by accuracy here, so that one exam is enough.
-benches = [replace(b, exams={"report": b.exams["report"]}) for b in benches]
+bench = answering.bench(HOSTS, run.device, run.host, asked=run.asked)
+fit = FitSettings(run.steps, run.rate, run.batch, warmup=20, groups=(GATE_GROUP,))
+recipe = BridgeRecipe(fit, TranslatorSettings(bottleneck=run.width, tokens=8, depth=run.depth, heads=8))
+FIRST = fit.lr * fit.rate(0)  # what AdamW's first step moves a weight by, at the common rate
 
 
-def flow(bridge: Bridge, host: int = 0, problems: int = 64) -> GradientFlow:
-    """Where the gradient of the answers' loss arrives."""
-    own = benches[host]
+def flow(gate: float, seed: int = 0, problems: int = 64):
+    """Where the gradient of the answers' loss arrives in an untrained bridge with every gate at one value."""
+    shape = replace(recipe.translator, gate=gate)
+    bridge, home = bench.untrained(replace(recipe, translator=shape), seed), bench.home(seed)
     rows = torch.arange(problems, device=run.device)
 
-    def loss() -> torch.Tensor:
-        soft = bridge(own.taught.states[:, rows], own.taught.mask[rows])
-        told = bridge_logits(own.pair.target, soft, own.taught, rows, visible=False)
-        return answer_loss(told, own.taught.labels[rows])
+    def loss():
+        soft = bridge(home.taught.states[:, rows], home.taught.mask[rows])
+        logits = bridge_logits(home.pair.target, soft, home.taught, rows, visible=False)
+        return answer_loss(logits, home.taught.labels[rows])
 
     return gradient_flow(bridge.named_parameters(), loss)
 
 
-start = untrained(recipe, 0, benches[0].pair)
-once = replace(recipe, fit=replace(fit, steps=1))
-(moved,) = train_bridges([(once, 0, benches[0])])
-flows = {"before any step": flow(start), "after one step": flow(moved.bridge)}
-
-# %% tags=["hide-input"]
-DEPTH = size.translator.depth
-PARTS = {
-    f"cross-attention, layer {i + 1}": f"layers.{i}.read" for i in range(DEPTH)
-} | {"gates": "gates"}
-
-
-def shares(found: GradientFlow) -> dict[str, float]:
-    """The gradient's norm at each part, and at everything else."""
-    norms = {name: found.norm(part) for name, part in PARTS.items()}
-    rest = found.norm() ** 2 - sum(g**2 for g in norms.values())
-    return norms | {"all else": max(rest, 0.0) ** 0.5}
-
-
-each = {when: shares(found) for when, found in flows.items()}
-silent = [n for n, g in flows["before any step"].gradient.items() if g == 0]
-opened = [abs(x) for x in gates(moved.bridge).values()]
-
-
-def inside(name: str) -> bool:
-    """Whether a parameter is a cross-attention's."""
-    return ".read." in name
-
-
-Markdown(
-    f"| gradient norm | {' | '.join(each)} |\n|---|--:|--:|\n"
-    + "\n".join(
-        f"| {name} | "
-        + " | ".join(f"{norms[name]:.3g}" for norms in each.values())
-        + " |"
-        for name in each["before any step"]
-    )
-    + f"\n\nBefore any step {len(silent)} parameters have a gradient of exactly zero: the {sum(map(inside, silent))}"
-    f" of the cross-attentions, which have {sum(map(inside, dict(start.named_parameters())))}, and"
-    f" {sum(not inside(n) for n in silent)} of norms whose output they alone read. The step opens each gate by"
-    f" {fmean(opened):.3g}, to within {max(opened) - min(opened):.0g}; its learning rate in that step was"
-    f" {fit.group(GATE_GROUP.prefix).rate * fit.lr * fit.rate(0):.3g}."
+PARTS = {f"cross-attention, layer {i + 1}": f"layers.{i}.read" for i in range(run.depth)} | {
+    "gates": "gates",
+    "everything": "",
+}
+flows = {"shut": flow(0.0), "one step open": flow(3 * FIRST)}
+silent = [name for name, norm in flows["shut"].gradient.items() if norm == 0]
+table(
+    "gradient norm | gates shut | open by one step",
+    ((part, *(seen.norm(prefix) for seen in flows.values())) for part, prefix in PARTS.items()),
+    f"With the gates shut {len(silent)} parameters have a gradient of exactly zero: {sum('.read.' in n for n in silent)} of the"
+    f" cross-attentions, and {sum('.read.' not in n for n in silent)} of norms whose output they alone read.",
 )
 
 # %% [markdown]
 # So the block lasts for one step, and what follows is a matter of speed. AdamW moves a weight by at most about its
-# learning rate in a step ([how fast](05_rates.ipynb)), and its first step moves it by exactly that. With $r$ for the
+# learning rate in a step ([how fast](rates.ipynb)), and its first step moves it by exactly that. With $r$ for the
 # gates' multiple of the rate $\eta$ and $W$ steps of linear warm-up, after $n$ of them
 #
 # $$
@@ -258,27 +167,25 @@ Markdown(
 # That is a speed limit, and it needs no gate's value, so it can be put to the log's own rates and warm-ups. Past the
 # warm-up the full rate is counted, since any decay only lowers the limit.
 
+
+# %%
+def limit(steps: int, settings: FitSettings, times: float) -> float:
+    """The widest a gate can be open after so many steps at about `times` the learning rate a step."""
+    return math.tanh(times * settings.lr * sum(settings.rate(t) for t in range(steps)))
+
+
 # %% tags=["hide-input"]
-
-
-def limit(steps: int, lr: float, warmup: int, rate: float) -> float:
-    """The widest a gate can be open after so many steps at about the learning rate a step."""
-    constant = FitSettings(steps, lr, warmup=warmup, schedule="constant")
-    return math.tanh(rate * lr * sum(constant.rate(t) for t in range(steps)))
-
-
-rows = []
-for name, lr, warmup, first, seen, peak, best in log["sweep"]["rows"]:
-    for step, accuracy in {first: seen, peak: best}.items():
-        wide = (100 * limit(step, lr, warmup, rate) for rate in (1, 3))
-        rows.append(
-            f"| {name} | {lr:g} | {warmup} | {step} | "
-            + " | ".join(f"{w:.2g}" for w in wide)
-            + f" | {accuracy} |"
-        )
-Markdown(
-    "| configuration | rate | warm-up | step | open at × 1, at most (%) | at × 3, at most (%) | the log's accuracy there (%) |\n"
-    "|---|--:|--:|--:|--:|--:|--:|\n" + "\n".join(rows)
+logged = [
+    (name, step, FitSettings(step, rate, warmup=warmup, schedule="constant"), accuracy)
+    for name, rate, warmup, first, seen, peak, best in log["sweep"]["rows"]
+    for step, accuracy in {first: seen, peak: best}.items()
+]
+table(
+    "configuration | rate | warm-up | step | open at × 1, at most (%) | at × 3, at most (%) | the log's accuracy there (%)",
+    (
+        (n, f"{s.lr:g}", s.warmup, step, 100 * limit(step, s, 1), 100 * limit(step, s, 3), seen)
+        for n, step, s, seen in logged
+    ),
 )
 
 # %% [markdown]
@@ -291,11 +198,8 @@ Markdown(
 # share $\eta_t \lambda$ in each step, with $\lambda$ the weight decay:
 
 # %% tags=["hide-input"]
-decayed = 1 - math.prod(
-    1 - fit.lr * fit.rate(t) * fit.weight_decay for t in range(fit.steps)
-)
-_, lr, warmup, *_ = log["sweep"]["rows"][0]
-in_log = 1 - (1 - lr * log["groups"]["rows"][0][3]) ** 3500
+decayed = 1 - math.prod(1 - fit.lr * fit.rate(t) * fit.weight_decay for t in range(fit.steps))
+in_log = 1 - (1 - log["sweep"]["rows"][0][1] * log["groups"]["rows"][0][3]) ** 3500
 Markdown(
     f"Over all {fit.steps} steps of this chapter it would shrink a gate by {100 * decayed:.2g} %, over the 3,500 of the"
     f" log's conservative run by less than {100 * in_log:.2g} %. Of the two settings only the rate can matter."
@@ -304,249 +208,128 @@ Markdown(
 # %% [markdown]
 # ## Experiment
 #
-# Two pairs of small hosts, a Mistral that reads and a Llama that answers, were taught word problems of one and two
-# steps and frozen. Only the bridge is trained, and the question is *hidden*: the target sees soft tokens and the word
-# that asks for an answer, nothing else. Two arms decide the first part of the claim, with the gates in the common group
-# and in a group of their own, and a third the second part, with dropout. The library's dropout is in the feed-forward
-# as well, as the log says of its own. The other arms ask what it is about the gates that matters: gates that start open
-# ($g = 1$) in the same group; and in the full profile also ten times the rate, and gates that no gradient moves, opened
-# by a schedule in a straight line from 0 to 1. In the quick profile batches are half of the 32 of [the book's
-# recipe](12_peak_and_collapse.ipynb), as in the two chapters before, which pays for the number of arms, and the gates
-# that start open are trained once: a picture of them, no measurement of their accuracy. That profile was shortened,
-# for time alone, by the two arms it does not have and from 200 questions a look to 80. The verdict is that of the
-# longer version.
+# A small Mistral reads word problems of one and two steps, a small Llama answers them; both were taught and frozen, and each
+# seed has a pair of its own. Only the bridge is trained, and the question is *hidden*: the target sees soft tokens and the
+# word that asks for an answer, nothing else. Two arms decide the first part of the claim, with the gates in the common
+# group and in a group of their own, and a third the second part, with dropout, which is in the feed-forward as well, as the
+# log says of its own. Three more ask what it is about the gates that matters: gates that start open ($g = 1$), ten times the
+# rate, and gates that no gradient moves, opened by a schedule in a straight line from 0 to 1.
 
 # %%
-RAMP = 40
 WINDOW = (120, 140, 160)  # the criterion's looks
-LOOKS = (RAMP, *WINDOW, size.steps)
-
-
-def gated(rate: float, decay: float | None = 0.0, ramp: int = 0, **shape):
-    """The recipe with its gates at a multiple of the rate."""
-    own = Group(GATE_GROUP.prefix, rate=rate, weight_decay=decay)
-    return BridgeRecipe(
-        replace(fit, groups=(own,)), replace(size.translator, **shape), ramp=ramp
-    )
-
-
+RAMP = 40  # steps
 COMMON, OWN, DROPOUT = "common group", "own group, × 3", "× 3 and dropout"
-TENFOLD, OPEN, SCHEDULE = "own group, × 10", "open from the start", "by schedule"
-ARMS = {
-    COMMON: gated(1.0, decay=None),
+OPEN, TENFOLD, SCHEDULE = "open from the start", "own group, × 10", "by schedule"
+
+
+def ramp(step: int) -> float:
+    """Gates that no gradient moves."""
+    return min(1.0, step / RAMP)
+
+
+def at_rate(times: float, decay: float | None = 0.0) -> BridgeRecipe:
+    """The recipe with its gates at a multiple of the common rate."""
+    return replace(recipe, fit=replace(fit, groups=(Group(GATE_GROUP.prefix, times, weight_decay=decay),)))
+
+
+def opening(bridge, home) -> dict[str, float]:
+    """How far each gate is open, its sign left out."""
+    return {f"gate {i + 1}": abs(share) for i, share in enumerate(gates(bridge).values())}
+
+
+deciding = {
+    COMMON: at_rate(1.0, decay=None),
     OWN: recipe,
-    DROPOUT: gated(3.0, dropout=0.1),
-    OPEN: gated(3.0, gate=1.0),
+    DROPOUT: replace(recipe, translator=replace(recipe.translator, dropout=0.1)),
 }
-if size.more:
-    ARMS |= {TENFOLD: gated(10.0), SCHEDULE: gated(3.0, ramp=RAMP)}
-DECIDING = (COMMON, OWN, DROPOUT)
-
-
-def seeds_of(*names: str) -> range:
-    """The seeds that all of these arms have: fewer where one decides no claim."""
-    few = any(name not in DECIDING for name in names)
-    return range(min(run.seeds, size.others) if few else run.seeds)
-
-
-runs = [(name, seed) for name in ARMS for seed in seeds_of(name)]
-trained = train_bridges(
-    [(ARMS[name], seed, benches[seed % len(benches)]) for name, seed in runs],
-    looks=LOOKS,
-    watch=lambda _, bridge: gates(bridge),
-)
-found: dict[tuple[str, int], Trained] = dict(zip(runs, trained, strict=True))
+others = {
+    OPEN: replace(recipe, translator=replace(recipe.translator, gate=1.0)),
+    TENFOLD: at_rate(10.0),
+    SCHEDULE: replace(recipe, opened=ramp),
+}
+looking = {"looks": (RAMP, *WINDOW), "read": opening}
+study = run.study("gates", bench.train, deciding, **looking)
+study |= run.study("other gates", bench.train, others, seeds=(), **looking)
+ARMS = [arm for arm in (*deciding, *others) if arm in study]
 
 # %% [markdown]
 # How far the gates open, first:
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "How far each layer's gate is open, its sign left out, against training steps. Thin lines are runs, thick ones their means. Dotted in the colour of an arm: its speed limit, the widest that its learning rates allow.", "name": "fig-gates-opening"}, "image": {"alt": "One panel for each layer. With the gates in the common group they open least. The threefold rate opens them further, and more so in the second layer, short of its speed limit, which rises to nearly one for the threefold rate. Gates that start open stay open."}}
-LOOK = {
-    COMMON: ("blue", "-"),
-    OWN: ("orange", "-"),
-    DROPOUT: ("orange", "--"),
-    TENFOLD: ("purple", "-"),
-    OPEN: ("green", "-"),
-    SCHEDULE: ("grey", "-"),
-}
-
-
-def opening(name: str, seed: int, layer: int) -> list[float]:
-    """How far a gate is open before the first step and at each look."""
-    if ARMS[name].ramp:
-        return [min(1.0, step / RAMP) for step in (0, *LOOKS)]
-    seen = [list(found[name, seed].watched[s].values())[layer] for s in LOOKS]
-    return [math.tanh(ARMS[name].translator.gate), *map(abs, seen)]
-
-
-figure, panels = plt.subplots(
-    1, DEPTH, figsize=(7.2, 3.7), sharey=True, squeeze=False
-)
-for layer, axes in enumerate(panels[0]):
-    for name in ARMS:
-        colour, line = LOOK[name]
-        runs = [opening(name, seed, layer) for seed in seeds_of(name)]
-        for values in runs:
-            axes.plot(
-                (0, *LOOKS), values, line, color=COLOURS[colour], lw=0.6, alpha=0.4
-            )
-        mean = [fmean(at) for at in zip(*runs, strict=True)]
-        axes.plot((0, *LOOKS), mean, line, color=COLOURS[colour], lw=2, label=name)
-        if name in (COMMON, OWN, TENFOLD):
-            rate = ARMS[name].fit.group(GATE_GROUP.prefix).rate
-            path = [0.0]
-            for t in range(size.steps):
-                path.append(path[-1] + rate * fit.lr * fit.rate(t))
-            axes.plot(
-                [math.tanh(x) for x in path], ":", color=COLOURS[colour], lw=1
-            )
-    axes.set(title=f"layer {layer + 1}", xlabel="training steps", ylim=(0, 1.04))
-panels[0][0].set_ylabel("gate open")
-figure.legend(
-    *panels[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=3
-)
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "How far each layer's gate is open, its sign left out, against training steps: means over seeds with their 95 % interval, single seeds thin. Dotted: the speed limits of the common and the threefold rate, the widest that the learning rates allow.", "name": "fig-gates-opening"}, "image": {"alt": "One panel for each layer. Gates in the common group open least; the threefold rate opens them further, short of its speed limit; the tenfold rate furthest. Gates that start open stay open."}}
+COLOUR = {COMMON: BLUE, OWN: ORANGE, DROPOUT: "#E69F00", OPEN: GREEN, TENFOLD: PURPLE, SCHEDULE: GREY}
+panels = figure(columns=run.depth, height=3.9)
+for layer, axes in enumerate(panels):
+    curves = {arm: study.curve(arm, f"gate {layer + 1}") for arm in ARMS if arm != SCHEDULE}
+    lines(axes, curves, colour=COLOUR, title=f"layer {layer + 1}", xlabel="training steps", ylim=(0, 1.04))
+    for arm, times in ((COMMON, 1), (OWN, 3)):
+        axes.plot(
+            range(run.steps + 1), [limit(t, fit, times) for t in range(run.steps + 1)], ":", color=COLOUR[arm], lw=1
+        )
+panels[0].set_ylabel("gate open")
+panels[0].figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
 plt.show()
 
 # %% [markdown]
 # And what the bridges answer by then:
 
-
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "Left: bridged accuracy with the question hidden in the three arms that decide, each line a mean over all seeds; the criterion's looks are shaded. Right: differences paired by seed, one small dot a seed, over those looks and at the end, with means and 95 % intervals; only pairs of at least three seeds. Dotted: the criterion's 5 points.", "name": "fig-gates-accuracy"}, "image": {"alt": "Left, accuracy against training steps: the threefold rate lies above the common group throughout, and the arm with dropout lies between the two. Right, paired differences. Those of the threefold rate over the common group lie on both sides of zero over the criterion's looks, most of them right of it, and their interval reaches across zero and the dotted line; at the last step all lie right of zero, and so does the interval, which reaches across the dotted line. Those of dropout lie on both sides of zero, with an interval that is a little wider over the criterion's looks and far wider at the last step."}}
-def window(one: Trained) -> float:
-    """Mean accuracy over the criterion's looks."""
-    return fmean(one.accuracies("report")[step] for step in WINDOW)
-
-
-def final(one: Trained) -> float:
-    """Accuracy after the last step."""
-    return one.accuracies("report")[size.steps]
-
-
-def each_seed(name: str, view: Callable[[Trained], float]) -> list[float]:
-    """A reading of every run of an arm."""
-    return [view(found[name, s]) for s in seeds_of(name)]
-
-
-def differences(
-    after: str, before: str, view: Callable[[Trained], float]
-) -> list[float]:
-    """The same of two arms, one minus the other within each seed."""
-    shared = seeds_of(after, before)
-    return [view(found[after, s]) - view(found[before, s]) for s in shared]
-
-
-def gain(after: str, before: str, view: Callable[[Trained], float]) -> Estimate:
-    """The mean of these differences."""
-    return mean_interval(differences(after, before, view))
-
-
-def told(values: list[float]) -> str:
-    """Mean and interval, or the values themselves where they are too few for one."""
-    if len(values) > 2:
-        return str(mean_interval(values))
-    return ", ".join(f"{v:.3g}" for v in values)
-
-
-PAIRS = (
-    (OWN, COMMON),
-    (DROPOUT, OWN),
-    (TENFOLD, OWN),
-    (OPEN, OWN),
-    (SCHEDULE, OWN),
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Left: bridged accuracy with the question hidden in the three arms that decide, means over seeds with their 95 % interval; the criterion's looks are shaded. Right: differences paired by seed over those looks, mean and 95 % interval; small dots are the seeds trained on this page. Dotted: zero, and the criterion's 5 points.", "name": "fig-gates-accuracy"}, "image": {"alt": "Left, accuracy rises in all three arms, highest for the threefold rate. Right, one row for each pair of arms with its interval and the lines at zero and five points."}}
+window = over("report", WINDOW)
+PAIRS = [
+    (arm, before)
+    for arm, before in ((OWN, COMMON), (DROPOUT, OWN), (TENFOLD, OWN), (OPEN, OWN), (SCHEDULE, OWN))
+    if arm in ARMS
+]
+left, right = figure(columns=2, height=3.6, sharey=False, width_ratios=(1, 1.1))
+lines(
+    left,
+    {arm: study.curve(arm, "report") for arm in deciding},
+    colour=COLOUR,
+    xlabel="training steps",
+    ylabel="bridged accuracy (%)",
+    ylim=(0, 103),
 )
-MEASURED = [pair for pair in PAIRS if pair[0] in ARMS and len(seeds_of(*pair)) > 2]
-VIEWS = {"steps 120 to 160": (window, "orange"), "last step": (final, "grey")}
-figure, (left, right) = plt.subplots(
-    1, 2, figsize=(7.2, 3.9), width_ratios=(1, 1.1)
-)
-for name in DECIDING:
-    colour, line = LOOK[name]
-    curve = [
-        fmean(found[name, s].accuracies("report")[step] for s in seeds_of(name))
-        for step in LOOKS
-    ]
-    left.plot(LOOKS, curve, line, color=COLOURS[colour], label=name)
-left.axvspan(WINDOW[0], WINDOW[-1], color=COLOURS["grey"], alpha=0.12, lw=0)
-left.set(xlabel="training steps", ylabel="bridged accuracy (%)", ylim=(0, 100))
+left.axvspan(WINDOW[0], WINDOW[-1], color=GREY, alpha=0.12, lw=0)
 left.legend(fontsize=8, loc="upper left")
-for shift, (label, (view, colour)) in zip(
-    (-0.17, 0.17), VIEWS.items(), strict=True
-):
-    for y, pair in enumerate(MEASURED):
-        values = differences(*pair, view)
-        e = mean_interval(values)
-        right.plot(
-            values,
-            [y + shift - 0.07] * len(values),
-            ".",
-            color=COLOURS[colour],
-            alpha=0.5,
-        )
-        draw_intervals(
-            right,
-            [y + shift],
-            [e],
-            flat=True,
-            fmt="o",
-            color=COLOURS[colour],
-            capsize=3,
-            label=None if y else label,
-        )
-right.axvline(0, color="black", linewidth=0.8)
-right.axvline(5, color="black", linewidth=0.8, linestyle=":")
-right.set_yticks(
-    range(len(MEASURED)), [f"{a}\nover {b}" for a, b in MEASURED], fontsize=8
+here = {
+    f"{a}\nover {b}": study.live.values(a, window) - study.live.values(b, window) for a, b in PAIRS if a in study.live
+}
+dots(
+    right,
+    {f"{a}\nover {b}": study.gain(a, b, window) for a, b in PAIRS},
+    points=here,
+    at=(0, 5),
+    xlabel="difference in accuracy (points)",
 )
-right.invert_yaxis()
-right.set_xlabel("difference in accuracy (points)")
-right.legend(fontsize=8, loc="lower left", bbox_to_anchor=(-0.1, 1.0), ncols=2)
+right.tick_params(axis="y", labelsize=8)
 plt.show()
 
 # %% tags=["hide-input"]
-wide = {
-    name: fmean(
-        opening(name, s, layer)[LOOKS.index(WINDOW[-1]) + 1]
-        for s in seeds_of(name)
-        for layer in range(DEPTH)
-    )
-    for name in ARMS
-}
-Markdown(
-    f"| arm | n | gates open at step {WINDOW[-1]} (%) | accuracy, steps {WINDOW[0]} to {WINDOW[-1]} (%) |"
-    f" at step {size.steps} (%) |\n|---|--:|--:|---|---|\n"
-    + "\n".join(
-        f"| {name} | {len(seeds_of(name))} | {100 * wide[name]:.0f} |"
-        f" {told(each_seed(name, window))} | {told(each_seed(name, final))} |"
-        for name in ARMS
-    )
-    + "\n\n| paired within seeds | n | steps 120 to 160 (points) | last step (points) |\n|---|--:|---|---|\n"
-    + "\n".join(
-        f"| {a} over {b} | {len(seeds_of(a, b))} | {gain(a, b, window)} | {gain(a, b, final)} |"
-        for a, b in MEASURED
-    )
-    + f"\n\nMean [95 % interval] over n seeds, or single values; {len(benches[0].exams['report'].problems)} problems an"
-    " exam, the same for all arms."
+table(
+    "arm | n | gates open at step 160 (%) | accuracy, steps 120 to 160 (%) | last step (%) | shuffled source (%)",
+    (
+        (
+            arm,
+            len(study.seeds(arm)),
+            100
+            if arm == SCHEDULE
+            else 100
+            * study.mean(
+                arm, lambda one: sum(one[f"gate {i + 1}"][WINDOW[-1]] for i in range(run.depth)) / run.depth
+            ).mean,
+            study.mean(arm, window),
+            study.mean(arm, "report"),
+            study.mean(arm, "shuffled source"),
+        )
+        for arm in ARMS
+    ),
+    f"Mean [95 % interval] over n seeds; {run.asked} problems. The target alone, question in sight, has"
+    f" {study.mean(OWN, 'target alone')} %, the source {study.mean(OWN, 'source alone')} %. A *shuffled source* speaks of another problem.",
 )
 
-# %% [markdown]
-# The four lines that any such accuracy has to be read with, for the recipe with its own group and the first seed of
-# each pair of hosts. A *shuffled source* speaks of another problem than the one that is marked.
-
 # %% tags=["hide-input"]
-lines = [
-    own.four_lines(found[OWN, seed].bridge, "report", visible=False)
-    for seed, own in enumerate(benches)
-]
-Markdown(
-    "| accuracy at the last step (%) | "
-    + " | ".join(f"hosts {h}, seed {s}" for s, h in enumerate(HOST_SEEDS))
-    + " |\n|---|--:|--:|\n"
-    + "\n".join(
-        f"| {line} | "
-        + " | ".join(f"{of[line].accuracy:.1f}" for of in lines)
-        + " |"
-        for line in lines[0]
-    )
+table(
+    "paired within seeds | n | steps 120 to 160 (points) | last step (points)",
+    ((f"{a} over {b}", len(study.seeds(a, b)), study.gain(a, b, window), study.gain(a, b, "report")) for a, b in PAIRS),
 )
 
 # %% [markdown]
@@ -554,14 +337,8 @@ Markdown(
 # ## Verdict
 
 # %% tags=["hide-input"]
-run.note(
-    ledger.judge(
-        "C4",
-        {
-            "gate_rate_gain": gain(OWN, COMMON, window),
-            "dropout_gain": gain(DROPOUT, OWN, window),
-        },
-    )
+run.judge(
+    "C4", lambda: {"gate_rate_gain": study.gain(OWN, COMMON, window), "dropout_gain": study.gain(DROPOUT, OWN, window)}
 )
 
 # %% tags=["nbval-check-output", "keep_output", "remove-input"]
@@ -571,32 +348,19 @@ print(run.verdict_lines())
 # ## What holds instead
 #
 # ### Rate, dropout, opening
-#
-# The first half of the claim leans the log's way:
 
 # %% tags=["hide-input"]
-ahead = differences(OWN, COMMON, window)
-ahead_at_end = differences(OWN, COMMON, final)
-held = differences(DROPOUT, OWN, window)
+ahead, held = (study.values(a, window) - study.values(b, window) for a, b in PAIRS[:2])
 Markdown(
-    f"With three times the rate the bridge is ahead in {sum(d > 0 for d in ahead)} of {len(ahead)} seeds over the criterion's"
-    f" looks, and in {sum(d > 0 for d in ahead_at_end)} at the last step. Dropout is ahead in"
-    f" {sum(d > 0 for d in held)} of {len(held)}. With these seeds a difference in mean accuracy had to exceed"
-    f" {gain(OWN, COMMON, window).half:.0f} points (the rate) or {gain(DROPOUT, OWN, window).half:.0f} (dropout) to be"
-    " told from none."
+    f"Over the criterion's looks the threefold rate is ahead in {(ahead > 0).sum()} of {len(ahead)} seeds, and dropout in"
+    f" {(held > 0).sum()} of {len(held)}."
 )
 
 # %% [markdown]
-# Whether the rate earns the five points that the criterion asks for is left open by these runs. So is it for dropout,
-# though its mean points the other way: how fast a bridge sets out differs more between seeds than between arms. The
-# last step was expected to be too late to see anything. In so short a training on half batches it is not: no arm has
-# reached what its hosts know.
-#
 # {numref}`fig-gates-opening` shows what the rate changes. A zero gate stays far below its speed limit, which under
-# AdamW means that its gradient does not keep to one side; three times the rate opens it further all the same. If it is
-# the opening that helps, then a gate that is open for another reason should do as well. One of the arms has such
-# gates, open from the start. It learns to speak in the one seed it has, so the shut start is not needed for that. Whether
-# it does better than a higher rate is for more seeds than the quick profile gives it.
+# AdamW means that its gradient does not keep to one side; a higher rate opens it further all the same. If it is the
+# opening that helps, then a gate that is open for another reason should do as well, and the last rows of the table show
+# what becomes of gates that are open from the start, or opened by a schedule that asks no gradient.
 #
 # ### What the zero protects
 #
@@ -606,30 +370,38 @@ Markdown(
 # the same soft tokens to every question, and the target reads them. This can be seen where the target has the question
 # in sight and needs no bridge:
 
-# %% tags=["hide-input"]
-rows = []
-for seed, own in enumerate(benches):
-    exam, pair = own.exams["report"], own.pair
-    bridge = untrained(recipe, seed, pair)
-    with torch.no_grad():
-        soft = bridge(exam.states, exam.mask)
-    alone, behind = (
-        answer(pair.target, pair.target_words, tokens, exam, visible=True).accuracy
-        for tokens in (None, soft)
-    )
-    rows.append(
-        f"| {HOST_SEEDS[seed]} | {alone:.1f} | {behind:.1f} | {(soft - soft[:1]).abs().max():.2g} |"
-    )
-Markdown(
-    "| hosts | target alone (%) | behind an untrained bridge, gates shut (%) | largest difference of its tokens between questions |\n"
-    "|---|--:|--:|--:|\n" + "\n".join(rows)
+
+# %%
+def behind_shut_gates(arms, seeds):
+    """What the target answers behind an untrained bridge, question in sight, and how much its tokens differ."""
+    readings = {}
+    for seed in seeds:
+        home = bench.home(seed)
+        exam, pair = home.exams["report"], home.pair
+        with torch.no_grad():
+            soft = bench.untrained(recipe, seed)(exam.states, exam.mask)
+        alone, behind = (
+            answer(pair.target, pair.target_words, tokens, exam, visible=True).accuracy for tokens in (None, soft)
+        )
+        spread = (soft - soft[:1]).abs().max().item()
+        readings["shut gates", seed] = Outcome({0: {"alone": alone, "behind": behind, "spread": spread}})
+    return readings
+
+
+shut = run.study("shut gates", behind_shut_gates, {"shut gates": recipe})
+table(
+    "target | accuracy, question in sight (%)",
+    (
+        ("alone", shut.mean("shut gates", "alone")),
+        ("behind an untrained bridge, its gates shut", shut.mean("shut gates", "behind")),
+    ),
+    f"n = {len(shut.seeds('shut gates'))} pairs of hosts. Its tokens differ between questions by at most {shut.values('shut gates', 'spread').max():.2g}.",
 )
 
 # %% [markdown]
 # The tokens of shut gates do not differ between questions at all, and they are not without effect either. So the zero
 # start pays Flamingo's price, a first step without a gradient and small ones after it, for a protection that is not
-# complete here. A rate of its own is one way to pay less; gates that are never shut do not pay it; whether that helps,
-# one seed cannot say.
+# complete here.
 #
 # ## Tweak it
 #
@@ -639,78 +411,47 @@ Markdown(
 
 
 # %% tags=["hide-input"]
-def frame(value: float, hosts: int) -> tuple[Figure, str]:
+def frame(axes, value: float, hosts: int) -> str:
     """Where the gradient arrives with every gate at one value."""
-    shape = replace(size.translator, gate=value)
-    bridge = untrained(
-        replace(recipe, translator=shape), 0, benches[HOST_SEEDS.index(hosts)].pair
-    )
-    norms = shares(flow(bridge, HOST_SEEDS.index(hosts)))
-    figure = Figure(figsize=(7.2, 2.8))
-    curve, bars = figure.subplots(1, 2, width_ratios=(1, 1.6))
+    curve, bars = axes
+    norms = {part: flow(value, hosts).norm(prefix) for part, prefix in PARTS.items()}
     ends = torch.linspace(0, 2.2, 80)
-    curve.plot(ends, ends.tanh(), "-", color=COLOURS["grey"])
-    curve.plot([value], [math.tanh(value)], "o", color=COLOURS["orange"])
+    curve.plot(ends, ends.tanh(), "-", color=GREY)
+    curve.plot([value], [math.tanh(value)], "o", color=ORANGE)
     curve.set(xlabel="gate's value", ylabel="let through", ylim=(-0.05, 1.05))
-    names = list(norms)
-    bars.barh(names, list(norms.values()), color=COLOURS["orange"])
-    for y, norm in enumerate(norms.values()):
-        bars.text(norm, y, f" {norm:.2g}", va="center", fontsize=9)
-    bars.set(
-        xlabel="gradient norm",
-        xlim=(0, 1.25 * max(norms.values())),
-        title=f"gates {100 * math.tanh(value):.2g} % open",
-    )
+    bars.barh(list(norms), list(norms.values()), color=ORANGE)
+    bars.set(xlabel="gradient norm", title=f"gates {100 * math.tanh(value):.2g} % open")
     bars.invert_yaxis()
-    told = ", ".join(f"{name} {norm:.2g}" for name, norm in norms.items())
-    return figure, (
-        f"Gates at {value:g} let {100 * math.tanh(value):.2g} % through. Gradient norms: {told}."
-    )
+    found = ", ".join(f"{name} {norm:.2g}" for name, norm in norms.items())
+    return f"Gates at {value:g} let {100 * math.tanh(value):.2g} % through. Gradient norms: {found}."
 
 
-STEP = fit.lr * fit.rate(0)  # of the first step
-explorer = Explorer(
-    "value of every gate",
-    {
-        "0": 0.0,
-        "one step at × 1": STEP,
-        "one step at × 3": 3 * STEP,
-        "0.01": 0.01,
-        "0.1": 0.1,
-        "0.3": 0.3,
-        "1": 1.0,
-        "2": 2.0,
-    },
-    frame,
-    choices={"hosts": list(HOST_SEEDS)},
-)
-explorer
+values = {"0": 0.0, "one step at × 1": FIRST, "one step at × 3": 3 * FIRST} | {
+    f"{v:g}": v for v in (0.01, 0.1, 0.3, 1.0, 2.0)
+}
+explore("value of every gate", values, frame, columns=2, ratios=(1, 1.6), hosts=range(run.seeds))
 
 # %% [markdown]
 # ## Try it on yours
 #
 # `gates` finds every parameter of one element whose name holds "gate" and says how far it is open; `gradient_flow`
 # takes named parameters and a loss, and lists what gets no gradient. Gates that are shut at the end of a training, or a
-# cross-attention that is dead after its first steps, are worth knowing before any accuracy is discussed. The bias of
-# the keys is always listed: it moves all scores of a query alike, and a softmax does not see that.
+# cross-attention that is dead after its first steps, are worth knowing before any accuracy is discussed.
 
 # %%
-model = found[OWN, 0].bridge  # yours
-open_by = gates(model)
-dead = flow(model).dead  # yours: gradient_flow(model.named_parameters(), loss)
-Markdown(
-    "| gate | open |\n|---|--:|\n"
-    + "\n".join(f"| `{name}` | {share:+.2f} |" for name, share in open_by.items())
-    + f"\n\nWithout a gradient worth the name: {', '.join(f'`{n}`' for n in dead) or 'none'}."
-)
+gates(study.model(OWN, 0))  # yours
 
 # %% [markdown]
 # ## Provenance
 
 # %% tags=["remove-input"]
 run.measure(
-    **{f"open at step {WINDOW[-1]}: {name}": wide[name] for name in ARMS},
-    **{f"{a} over {b}, steps 120 to 160": gain(a, b, window) for a, b in MEASURED},
-    **{f"{a} over {b}, last step": gain(a, b, final) for a, b in MEASURED},
+    **{
+        f"open at step {WINDOW[-1]}: {arm}": study.mean(arm, lambda one: one["gate 1"][WINDOW[-1]])
+        for arm in ARMS
+        if arm != SCHEDULE
+    },
+    **{f"{a} over {b}, steps 120 to 160": study.gain(a, b, window) for a, b in PAIRS},
+    **{f"{a} over {b}, last step": study.gain(a, b, "report") for a, b in PAIRS},
 )
 run.close()

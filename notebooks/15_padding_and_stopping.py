@@ -25,9 +25,9 @@ from bridges.instruments.padding import padding_shift
 from bridges.instruments.uncertainty import Estimate, mean_interval, wilson
 from bridges.tasks.gsm8k import last_number
 from bridges.tasks.word_problems import MARKER, encode, prompt
-from bridges.training.answering import BridgeRecipe
-from bridges.training.benches import HOST_SEEDS, bench, train_arms
-from bridges.training.exams import (
+from bridges.benches.answering import BridgeRecipe
+from bridges.benches.small_pairs import HOST_SEEDS, bench, train_arms
+from bridges.benches.exams import (
     LONGEST,
     Answers,
     Bench,
@@ -37,7 +37,7 @@ from bridges.training.exams import (
     source_alone,
 )
 from bridges.training.fit import GATE_GROUP, FitSettings
-from bridges.training.pretrain import small_solver
+from bridges.benches.pretrain import small_solver
 from IPython.display import Markdown
 from matplotlib.figure import Figure
 from press import HOSTS, ledger
@@ -94,7 +94,7 @@ SIZES = {
     ),
 }
 run = begin(
-    "15_padding_and_stopping",
+    "padding_and_stopping",
     SIZES,
     profile=profile,
     seeds=seeds,
@@ -969,7 +969,7 @@ Markdown(
 #
 # The log's target was an ordinary pretrained model that answers well alone. On this evidence, from small models, a
 # masked end token in the training answers of its bridge would not have kept it from stopping. Its loops call for
-# another cause; [the chapter on collapse](12_peak_and_collapse.ipynb) finds one candidate. Nor do the texts here look
+# another cause; [the chapter on collapse](peak_and_collapse.ipynb) finds one candidate. Nor do the texts here look
 # like the log's at first: they run on with further sums, and loops in the strict sense come later and in part of them.
 #
 # What can be said of the log's 42 % is what the three marks say here: the number depends on where the answer is read, and

@@ -25,17 +25,17 @@ from bridges.connectors.translator import Bridge, TranslatorSettings
 from bridges.hosts.causal import answer_loss
 from bridges.instruments.anchor import AnchorReach, anchor_reach
 from bridges.instruments.uncertainty import Estimate, mean_interval
-from bridges.training.answering import (
+from bridges.benches.answering import (
     Anchor,
     BridgeRecipe,
     Trained,
     untrained,
 )
-from bridges.training.benches import HOST_SEEDS, bench, train_arms
-from bridges.training.exams import Bench, bridge_logits
+from bridges.benches.small_pairs import HOST_SEEDS, bench, train_arms
+from bridges.benches.exams import Bench, bridge_logits
 from bridges.training.fit import GATE_GROUP, FitSettings, Group
 from bridges.training.losses import kl_aligned, kl_as_written
-from bridges.training.pretrain import small_solver
+from bridges.benches.pretrain import small_solver
 from IPython.display import Markdown
 from matplotlib.figure import Figure
 from press import HOSTS, ledger
@@ -102,7 +102,7 @@ SIZES = {
     ),
 }
 run = begin(
-    "16_kl_anchor", SIZES, profile=profile, seeds=seeds, device=device, out=out
+    "kl_anchor", SIZES, profile=profile, seeds=seeds, device=device, out=out
 )
 size = run.size
 disable_progress_bar()
@@ -329,7 +329,7 @@ Markdown(
 #
 # The question is hidden: the target reads soft tokens and `answer:`, nothing else. The arms are: no penalty, the penalty
 # as written, and the aligned one, both at the log's weight and on after the warm-up. In the quick profile batches are half
-# of the 32 of [the book's recipe](12_peak_and_collapse.ipynb).
+# of the 32 of [the book's recipe](peak_and_collapse.ipynb).
 
 # %%
 fit = FitSettings(
@@ -635,7 +635,7 @@ four_lines(found, benches, visible=False)
 # ### Where accuracy falls
 #
 # A penalty against collapse should be tried where there is one. The chapter on [peak and
-# collapse](12_peak_and_collapse.ipynb) searched for a fall like the log's and found its largest mean drop in *labels
+# collapse](peak_and_collapse.ipynb) searched for a fall like the log's and found its largest mean drop in *labels
 # shifted twice*: the question visible, no norm on the soft tokens, and every position asked for the token after the next.
 # That setting is repeated here with the ordinary targets and, in the quick profile, for a quarter more steps, with and
 # without the penalty as written, on after the warm-up.

@@ -29,9 +29,9 @@ from bridges.instruments.uncertainty import (
     mean_interval,
     wilson,
 )
-from bridges.training.answering import Anchor, BridgeRecipe, Trained
-from bridges.training.benches import HOST_SEEDS, bench, train_arms
-from bridges.training.exams import LONGEST
+from bridges.benches.answering import Anchor, BridgeRecipe, Trained
+from bridges.benches.small_pairs import HOST_SEEDS, bench, train_arms
+from bridges.benches.exams import LONGEST
 from bridges.training.fit import GATE_GROUP, FitSettings
 from IPython.display import Markdown
 from matplotlib.figure import Figure
@@ -86,7 +86,7 @@ SIZES = {
     ),
 }
 run = begin(
-    "17_the_sweep", SIZES, profile=profile, seeds=seeds, device=device, out=out
+    "the_sweep", SIZES, profile=profile, seeds=seeds, device=device, out=out
 )
 size = run.size
 disable_progress_bar()
@@ -201,7 +201,7 @@ Markdown(
 # explanation could fail.
 #
 # Rate and length belong together. AdamW {cite}`loshchilov2019adamw` moves a weight by at most about its learning rate in
-# a step ([how fast](05_rates.ipynb)). Under a linear warm-up over $W$ of $T$ steps
+# a step ([how fast](rates.ipynb)). Under a linear warm-up over $W$ of $T$ steps
 # and a linear decay to zero, which is what the log used, the most that a weight can travel is the area of a triangle,
 #
 # $$
@@ -230,7 +230,7 @@ Markdown(
 #
 # The four configurations with all of the log's fixes on, as in its second round: soft tokens through LayerNorm at the
 # RMS of the target's embeddings; gates at three times the rate and without decay; dropout 0.1; [the KL penalty as the
-# log wrote it](16_kl_anchor.ipynb), of weight 0.03, from the end of the warm-up on; padding on the left; clipping at 1;
+# log wrote it](kl_anchor.ipynb), of weight 0.03, from the end of the warm-up on; padding on the left; clipping at 1;
 # linear decay. Everything that tells the four apart is the log's, scaled by factors that are the same for all of them:
 # steps and warm-ups, bottlenecks, layers and heads, tokens, and the rates, whose middle value becomes that of the
 # book's recipe. The penalty looks at 20 positions beside 48 soft tokens in the log, and here at that share of every
@@ -588,7 +588,7 @@ Markdown(
 # So *refuted* means: not within these steps. The log's highest looks came within the first third of its runs, these, in
 # the mean, in the last quarter of theirs, and a run that is still rising has had no occasion to fall. The weights may
 # travel further here than in the log, but distance is not time at a peak. In [longer runs without any of the
-# fixes](12_peak_and_collapse.ipynb) accuracy stayed where it had come.
+# fixes](peak_and_collapse.ipynb) accuracy stayed where it had come.
 #
 # ### What the log's looks can show
 #
@@ -679,7 +679,7 @@ Markdown(
 # Four falls of different depth, one each, in configurations no two of which differ in one setting alone, are worth a
 # second sweep with several seeds and one change at a time. They do not tell size from the rest. Were all four alike, one
 # of them would still have come out the steadiest, and in one case of four the smallest. [The chapter on
-# capacity](18_capacity.ipynb) varies the size at equal compute.
+# capacity](capacity.ipynb) varies the size at equal compute.
 #
 # ### The question in sight
 #

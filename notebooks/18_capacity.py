@@ -29,14 +29,14 @@ from bridges.connectors.translator import (
 )
 from bridges.hosts.causal import answer_loss, read_logits
 from bridges.instruments.uncertainty import Estimate, mean_interval, wilson
-from bridges.training.answering import (
+from bridges.benches.answering import (
     BridgeRecipe,
     Trained,
     train_bridges,
     untrained,
 )
-from bridges.training.benches import HOST_SEEDS, bench
-from bridges.training.exams import Bench, bridge_logits
+from bridges.benches.small_pairs import HOST_SEEDS, bench
+from bridges.benches.exams import Bench, bridge_logits
 from bridges.training.fit import GATE_GROUP, FitSettings
 from IPython.display import Markdown
 from matplotlib.figure import Figure
@@ -112,7 +112,7 @@ SIZES = {
     ),
 }
 run = begin(
-    "18_capacity", SIZES, profile=profile, seeds=seeds, device=device, out=out
+    "capacity", SIZES, profile=profile, seeds=seeds, device=device, out=out
 )
 size = run.size
 disable_progress_bar()
@@ -676,7 +676,7 @@ Markdown(
 # %% [markdown]
 # So a surplus of parameters brought about no large fall within these steps. A fall like the log's was hardly possible: a
 # run that has not risen cannot fall far, the rate comes down to zero, and runs that see each problem of their pool so seldom
-# have little to memorise. [Peak and collapse](12_peak_and_collapse.ipynb) takes a pool that can be memorised, and looks
+# have little to memorise. [Peak and collapse](peak_and_collapse.ipynb) takes a pool that can be memorised, and looks
 # for what else makes a run fall.
 #
 # ### The log's own comparison

@@ -35,9 +35,9 @@ from bridges.instruments.uncertainty import (
     wilson,
 )
 from bridges.tasks.word_problems import prompt
-from bridges.training.answering import BridgeRecipe, Trained, untrained
-from bridges.training.benches import HOST_SEEDS, bench, train_arms
-from bridges.training.exams import LONGEST, Answers, Bench, Exam, answer, examine
+from bridges.benches.answering import BridgeRecipe, Trained, untrained
+from bridges.benches.small_pairs import HOST_SEEDS, bench, train_arms
+from bridges.benches.exams import LONGEST, Answers, Bench, Exam, answer, examine
 from bridges.training.fit import GATE_GROUP, FitSettings, Group
 from IPython.display import Markdown
 from matplotlib.figure import Figure
@@ -97,7 +97,7 @@ SIZES = {
     ),
 }
 run = begin(
-    "19_beyond_the_target",
+    "beyond_the_target",
     SIZES,
     profile=profile,
     seeds=seeds,
@@ -722,7 +722,7 @@ Markdown(
 #
 # `bridge_quality` returns what the log promised, the attention mass by layer included. Does it show "where and why"? The
 # same instrument, on sound bridges and on bridges that are broken in a known way: their labels were [shifted
-# twice](12_peak_and_collapse.ipynb), so that they were asked for the token after the next. Each with and without LayerNorm
+# twice](peak_and_collapse.ipynb), so that they were asked for the token after the next. Each with and without LayerNorm
 # and matched RMS (*norm*), since the broken recipe of that chapter has neither. The sound bridges with the norm are those
 # chosen above, trained for longer and at another rate; without it, sound and broken differ in the labels alone.
 
@@ -904,7 +904,7 @@ Markdown(
 
 # %% [markdown]
 # This says *where*. *Why* stands in no output: it takes the training loss of the host's own answers, as the
-# [chapter on the collapse](12_peak_and_collapse.ipynb) has it.
+# [chapter on the collapse](peak_and_collapse.ipynb) has it.
 #
 # Two more things in the log's function can mislead. It reads the five likeliest tokens off the first sample only, and it
 # averages the entropies, in which a few looping answers would vanish. On the first pair of hosts and its chosen

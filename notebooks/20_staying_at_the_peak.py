@@ -33,9 +33,9 @@ from bridges.instruments.uncertainty import (
     mean_interval,
     wilson,
 )
-from bridges.training.answering import Anchor, BridgeRecipe, Trained
-from bridges.training.benches import HOST_SEEDS, bench, train_arms
-from bridges.training.exams import LONGEST, Answers, Bench, answer, source_alone
+from bridges.benches.answering import Anchor, BridgeRecipe, Trained
+from bridges.benches.small_pairs import HOST_SEEDS, bench, train_arms
+from bridges.benches.exams import LONGEST, Answers, Bench, answer, source_alone
 from bridges.training.fit import GATE_GROUP, FitSettings, Group
 from IPython.display import Markdown
 from matplotlib.figure import Figure
@@ -104,7 +104,7 @@ SIZES = {
     ),
 }
 run = begin(
-    "20_staying_at_the_peak",
+    "staying_at_the_peak",
     SIZES,
     profile=profile,
     seeds=seeds,
@@ -269,7 +269,7 @@ show_source(BridgeQuality, start="rms = abs", lines=2)
 #
 # ### Keeping the best checkpoint
 #
-# [Peak and collapse](12_peak_and_collapse.ipynb) found one setting that falls from high to almost nothing: the question is
+# [Peak and collapse](peak_and_collapse.ipynb) found one setting that falls from high to almost nothing: the question is
 # visible to the target, and the labels are shifted twice, so that every position is asked for the token after the next. It
 # is trained here again as there, except that there are two exams of 200 questions, as many as the log's: `select`, by
 # whose looks a checkpoint is chosen, and `report`, which is put to the chosen checkpoint and to the last. The first look
@@ -987,7 +987,7 @@ Markdown(
 # nothing else, did not fall either; and where the question is hidden, the shuffled source shows that the bridge is heard.
 #
 # All of this is said of two sources. With others the same recipe may end at half of this, and what it takes then is told in
-# [another source](23_another_source.ipynb).
+# [another source](another_source.ipynb).
 #
 # ## Tweak it
 #

@@ -24,15 +24,15 @@ from bridges.connectors.translator import Bridge, TranslatorSettings
 from bridges.hosts.causal import answer_loss
 from bridges.instruments.gradients import gradient_flow
 from bridges.instruments.uncertainty import Estimate, mean_interval
-from bridges.training.answering import (
+from bridges.benches.answering import (
     BridgeRecipe,
     Trained,
     train_bridges,
     untrained,
 )
-from bridges.training.benches import HOST_SEEDS, bench
+from bridges.benches.small_pairs import HOST_SEEDS, bench
 from bridges.training.ensemble import fit_ensemble
-from bridges.training.exams import Bench, bridge_logits
+from bridges.benches.exams import Bench, bridge_logits
 from bridges.training.fit import (
     GATE_GROUP,
     FitSettings,
@@ -97,7 +97,7 @@ SIZES = {
     ),
 }
 run = begin(
-    "21_seven_changes",
+    "seven_changes",
     SIZES,
     profile=profile,
     seeds=seeds,
@@ -229,7 +229,7 @@ def seven(base: BridgeRecipe) -> dict[str, BridgeRecipe]:
 CHANGES = (CLIP, COSINE, PLATEAU, FEED, NARROW, BETWEEN, STAGED)
 
 # %% [markdown]
-# The first setting is the one that falls. Of all that [peak and collapse](12_peak_and_collapse.ipynb) tried, *labels
+# The first setting is the one that falls. Of all that [peak and collapse](peak_and_collapse.ipynb) tried, *labels
 # shifted twice* has the largest mean drop, the highest accuracy at any look minus the last. The target reads the question,
 # so that it answers well before any training, and the training loop asks each position for the token after the next. The
 # rate is constant there after its warm-up, which takes 20 of the quick profile's 32 steps; cosine decay means a decay
@@ -337,7 +337,7 @@ Markdown(
     + "\n".join(
         f"| {name} | {n} | {Estimate(*values, n)} |"
         for chapter, name, *values, n in recorded("earlier_runs")["rows"]
-        if chapter == "21_seven_changes"
+        if chapter == "seven_changes"
     )
 )
 
@@ -675,7 +675,7 @@ figure.legend(
 plt.show()
 
 # %% tags=["hide-input"]
-earlier = reference("12_peak_and_collapse", "quick")["measurements"]
+earlier = reference("peak_and_collapse", "quick")["measurements"]
 right = Estimate(**earlier["drop: question visible"])
 
 
@@ -746,7 +746,7 @@ below = {
 wide = {
     s.name: fmean(every[s.name, name].half for name in CHANGES) for s in SETTINGS
 }
-earlier = reference("14_gate_schedules", "quick")["measurements"]
+earlier = reference("gate_schedules", "quick")["measurements"]
 gate = Estimate(**earlier["own group, × 3 over common group, steps 120 to 160"])
 kept = {
     s.name: (
@@ -767,7 +767,7 @@ Markdown(
         for name, (before, after) in kept.items()
     )
     + f" For comparison, the gates' threefold rate made {gate} points over the same looks in [its own"
-    f" chapter](14_gate_schedules.ipynb) (n = {gate.n}, there with batches of 16)."
+    f" chapter](gate_schedules.ipynb) (n = {gate.n}, there with batches of 16)."
     + (" That interval holds zero as well." if gate.low <= 0 <= gate.high else "")
 )
 

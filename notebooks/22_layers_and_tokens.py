@@ -25,15 +25,15 @@ from bridges.instruments.probe import linear_probe, variance_share
 from bridges.instruments.soft_prompt import bridge_quality
 from bridges.instruments.uncertainty import mean_interval
 from bridges.tasks.word_problems import Problem, encode, numbers, prompt
-from bridges.training.answering import (
+from bridges.benches.answering import (
     Anchor,
     BridgeRecipe,
     Trained,
     train_bridges,
     untrained,
 )
-from bridges.training.benches import HOST_SEEDS, bench
-from bridges.training.exams import (
+from bridges.benches.small_pairs import HOST_SEEDS, bench
+from bridges.benches.exams import (
     Answers,
     Bench,
     answers_of,
@@ -96,7 +96,7 @@ SIZES = {
     ),
 }
 run = begin(
-    "22_layers_and_tokens",
+    "layers_and_tokens",
     SIZES,
     profile=profile,
     seeds=seeds,
@@ -666,7 +666,7 @@ Markdown(
 # Whitened, the last layer gives back most of what it cost. These seeds cannot tell it from the first block, though they
 # would miss a large difference. That agrees with the suspicion and does not prove it: whitening may ease a training
 # whatever is read. (The first block, whitened in two seeds of an earlier run, gained nothing; two seeds are too few, and
-# [another source](23_another_source.ipynb) may gain much. Bringing each feature alone to unit variance was not enough on
+# [another source](another_source.ipynb) may gain much. Bringing each feature alone to unit variance was not enough on
 # scouting seeds.) In the quick profile the embeddings, which hold nothing but the word itself, did better than the last
 # layer in both of their seeds. In a problem of one step that can be enough: a sum does not need the order of the numbers,
 # and of a loss the larger number comes first.

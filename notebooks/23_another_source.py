@@ -24,9 +24,9 @@ from bridges.connectors.translator import TranslatorSettings
 from bridges.instruments.probe import linear_probe, variance_share
 from bridges.instruments.uncertainty import Estimate, mean_interval, wilson
 from bridges.tasks.word_problems import encode, numbers, prompt
-from bridges.training.answering import BridgeRecipe, train_bridges
-from bridges.training.benches import HOST_SEEDS, bench
-from bridges.training.exams import Bench, whitened
+from bridges.benches.answering import BridgeRecipe, train_bridges
+from bridges.benches.small_pairs import HOST_SEEDS, bench
+from bridges.benches.exams import Bench, whitened
 from bridges.training.fit import FitSettings, Group
 from IPython.display import Markdown
 from matplotlib.figure import Figure
@@ -100,7 +100,7 @@ SIZES = {
     ),
 }
 run = begin(
-    "23_another_source",
+    "another_source",
     SIZES,
     profile=profile,
     seeds=seeds,
@@ -124,7 +124,7 @@ use_style()
 # * It is the source. With the target of seed 2 the source of seed 1 does no better; the target of seed 1, spoken to by
 #   the source of seed 2, learns as any other.
 # * It is common. Of the sources of seeds 0 to 9, four gave bridges that ended near half of what was asked or below,
-#   in the recipe of [peak and collapse](12_peak_and_collapse.ipynb) cut to 400 steps of 16 problems, and the source
+#   in the recipe of [peak and collapse](peak_and_collapse.ipynb) cut to 400 steps of 16 problems, and the source
 #   of seed 2 was among the best of all.
 # * The source itself knows its task. Each of the ten solved nearly every problem of its exam.
 #
@@ -143,7 +143,7 @@ use_style()
 # ## Mechanism
 #
 # A connector's map is simple at first, and what it picks up first is likely to be what its input varies in most. [What was
-# never varied](22_layers_and_tokens.ipynb) found the last layer's states to hold the numbers and to vary in other things,
+# never varied](layers_and_tokens.ipynb) found the last layer's states to hold the numbers and to vary in other things,
 # which is a reason for a bridge to hear them late. The suspicion here is that sources differ in the same way at their
 # first block: all hold the numbers, some say them loudly.
 #
@@ -169,7 +169,7 @@ show_source(Whitening, start="        scale =", lines=3)
 #
 # One target, that of seed 2, and the question hidden. For each source the same recipe reads the first block's states as
 # they are, and whitened. It follows the recipe at the end of [staying at the
-# peak](20_staying_at_the_peak.ipynb). The quick profile gives it half the batch, half the soft tokens, half the problems
+# peak](staying_at_the_peak.ipynb). The quick profile gives it half the batch, half the soft tokens, half the problems
 # and four fifths of the steps, for time, and one bridge from each source, so its bridges end while they still rise; the
 # *whole* profile gives it all and asks twice as many questions, and its record is shown further down. (At first the quick
 # profile had all the steps. What became of the predictions was the same.)
@@ -449,7 +449,7 @@ Markdown(
 # %% tags=["hide-input"]
 def whole_run() -> Markdown:
     """The kept record of the whole profile."""
-    kept = reference("23_another_source", "whole")
+    kept = reference("another_source", "whole")
     found = kept["measurements"]
     there = [int(k.split()[-1]) for k in found if k.startswith("share: ")]
     kinds = (PLAIN, LONGER, CENTRED, WHITENED)
@@ -505,7 +505,7 @@ this_run() if size.controls else whole_run()
 # with them, nearly all of it is there. Whitened it is there in the recipe's own steps: by the mean of its two bridges each
 # source comes to 95 % of its own accuracy, source 13 just so. The loud ones pay a point or two for it. Centring does nothing.
 #
-# So the recipe by which this part's bridges [answer as the source does](20_staying_at_the_peak.ipynb) is no affair of two
+# So the recipe by which this part's bridges [answer as the source does](staying_at_the_peak.ipynb) is no affair of two
 # easy sources. With whitened states it brings eight others as far, to one target, and with twice the time to within an
 # answer or two in a hundred. (The gain of whitening follows the share here. It says little by itself: where all whitened
 # bridges end near the top, the gain is what the plain ones lack.)

@@ -22,10 +22,10 @@ from statistics import fmean
 
 import matplotlib.pyplot as plt
 import torch
-from bridges.calibration import cases as calibration
-from bridges.calibration.cases import Altered, Case
-from bridges.calibration.space import shared_space
-from bridges.calibration.speech import one_llm_to_another, vector_to_text
+from bridges.planted import cases as calibration
+from bridges.planted.cases import Altered, Case
+from bridges.planted.space import shared_space
+from bridges.planted.speech import one_llm_to_another, vector_to_text
 from bridges.instruments.chance import beats_chance
 from bridges.instruments.checkup import (
     Generative,
@@ -84,7 +84,7 @@ SIZES = {
 }
 STEPS = {TEXT: 120, SPACE: 200, LLM: 150}  # of training, in each thread
 run = begin(
-    "24_the_checkup",
+    "the_checkup",
     SIZES,
     profile=profile,
     seeds=seeds,
@@ -159,7 +159,7 @@ Markdown(
 # The readings come from four sources: the inputs alone (are they finite, do they vary, does a linear probe find what
 # should be said), one pass forward and one back (the gradient, the gates, the two modes, the tokens' variation and
 # scale), the loss log, and what other instruments measured. Generative bridges are judged by the *conditioning gap*
-# ([the first chapter](01_bridging.ipynb)), contrastive ones by retrieval among the held-out pairs.
+# ([the first chapter](bridging.ipynb)), contrastive ones by retrieval among the held-out pairs.
 #
 # The calibration below yields one case after another. Its third is a connector that was trained and is healthy, and
 # that is then handed the first sample's input in the place of all others, as a broken feature extractor would:
@@ -279,7 +279,7 @@ def kept() -> dict | None:
     """The record of the full profile's run, where there is one and this run is another."""
     try:
         return (
-            None if run.profile == "full" else reference("24_the_checkup", "full")
+            None if run.profile == "full" else reference("the_checkup", "full")
         )
     except PressError:
         return None
@@ -512,7 +512,7 @@ Markdown(
 # ### Loud, and healthy
 #
 # Here is the line that was dropped. The scale of a connector's tokens is the ratio of their root mean square to that of
-# the host's embeddings; [RMS matching](13_rms_matching.ipynb) is about bringing it to one. For the healthy bridges of
+# the host's embeddings; [RMS matching](rms_matching.ipynb) is about bringing it to one. For the healthy bridges of
 # seed 0, the scale, the host's loss, and both again with the tokens a thousand times as loud:
 
 # %%
@@ -580,7 +580,7 @@ Markdown(
 #   still find it. *Pairs that do not belong together* is raised only where the bridge does not use its input either,
 #   and can be wrong then.
 # - **A fault of the host's is the host's.** A host that ignores all soft tokens looks like a connector that was not
-#   trained. The [first chapter](01_bridging.ipynb) plants such a host and tells the two apart by the gradient.
+#   trained. The [first chapter](bridging.ipynb) plants such a host and tells the two apart by the gradient.
 # - **A fault in a part of the samples** can stay behind every line, as the slider shows next.
 #
 # ## Tweak it
@@ -692,7 +692,7 @@ Markdown(
 
 # %% [markdown]
 # The next chapter wires each of the three kinds of bridge and takes a file of yours:
-# [check up your own bridge](25_your_bridge.ipynb).
+# [check up your own bridge](your_bridge.ipynb).
 #
 # ## Provenance
 

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Check up your own bridge
 #
-# Give this page a Python file that makes a bridge, and it runs the [check-up](24_the_checkup.ipynb) on it. Without one it
+# Give this page a Python file that makes a bridge, and it runs the [check-up](the_checkup.ipynb) on it. Without one it
 # takes the book's example, trains it as anybody would, and shows what the reports say before, after, and on samples
 # that the training has not seen. Below that stand the lines that wire each of the three kinds of bridge.
 
@@ -55,7 +55,7 @@ class Size:
 
 
 run = begin(
-    "25_your_bridge",
+    "your_bridge",
     {"quick": Size(), "full": Size()},
     profile=profile,
     seeds=0,

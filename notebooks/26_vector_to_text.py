@@ -30,14 +30,15 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from bridges import commands, reports
+from bridges.jobs import commands
+from bridges.jobs import validation as reports
 from bridges.hosts.seq2seq import route_inputs
 from bridges.instruments.checkup import Generative, checkup
 from bridges.instruments.conditioning import conditioning_gap
 from bridges.tasks import instructions
-from bridges.training.estimate import footprint
-from bridges.training.pretrain import small_host
-from bridges.training.vector_to_text import NAMED, assemble, prepare, small
+from bridges.jobs.estimate import footprint
+from bridges.benches.pretrain import small_host
+from bridges.jobs.vector_to_text import NAMED, assemble, prepare, small
 from IPython.display import Markdown
 from matplotlib.figure import Figure
 from press import HOSTS
@@ -52,7 +53,7 @@ SIZES = {
     "full": Namespace(epochs=12, seeds=1),
 }
 asked = {"profile": profile, "seeds": 1, "device": device, "out": out}
-run = begin("26_vector_to_text", SIZES, **asked, least=1)
+run = begin("vector_to_text", SIZES, **asked, least=1)
 torch.set_num_threads(1)
 disable_progress_bar()
 set_verbosity_error()
@@ -104,7 +105,7 @@ print(f"{len(job.clips):,} clips to train on, {len(job.held_out):,} held out")
 # ## The log's settings
 #
 # `resampler-log` is what the log trained with a frozen sentence encoder. `encoder-log` is its later version, which runs
-# T5's encoder by hand; [the second chapter](02_encoder_bypass.ipynb) shows that the two compute the same. Bold is what
+# T5's encoder by hand; [the second chapter](encoder_bypass.ipynb) shows that the two compute the same. Bold is what
 # the log gives, the rest is this book's choice where the log says nothing. Without data of your own the profile sets the
 # epochs.
 
@@ -153,7 +154,7 @@ Markdown(f"```\n.venv/bin/python -m bridges {told}\n```")
 #
 # - **The sentence encoder stays outside.** The vectors are made once and read from disk, so it is frozen, whether
 #   `--freeze-encoder` is given or not. The log's second run, which trains that encoder too, needs the videos and the
-#   encoder in one graph; [Part I](05_rates.ipynb) does this at a small scale.
+#   encoder in one graph; [Part I](rates.ipynb) does this at a small scale.
 # - **A report with floors.** `python -m bridges validate vector-to-text --out runs/t5` stands for the log's
 #   `validate_perceiver_model.py` and adds BLEU's floors, its interval and the conditioning gap (below). `python -m bridges
 #   curves runs/t5` stands for `plot_training_curves.py`.
@@ -239,11 +240,11 @@ Markdown(
 # %% [markdown]
 # The constant floor is the best of a few sentences said to every clip, the random one a known sentence drawn for each,
 # retrieval the sentence of the nearest known vector. A translator below retrieval has not yet been worth its training.
-# [Judging a translator](07_judging.ipynb) takes every row apart.
+# [Judging a translator](judging.ipynb) takes every row apart.
 #
 # ## Check it up
 #
-# The same parts, given to [the check-up](24_the_checkup.ipynb): connector, vectors, and the host's loss as a function of
+# The same parts, given to [the check-up](the_checkup.ipynb): connector, vectors, and the host's loss as a function of
 # the connector's tokens. It looks for faults; how good the bridge is, it does not say.
 
 # %%
@@ -364,7 +365,7 @@ positions = {str(share): i for i, share in enumerate(SHARES)}
 Explorer("share of the second clip's vector (%)", positions, frame)
 
 # %% [markdown]
-# The next chapter does the same for [image–text pairs](27_image_text.ipynb).
+# The next chapter does the same for [image–text pairs](image_text.ipynb).
 #
 # ## Provenance
 

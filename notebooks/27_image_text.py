@@ -30,15 +30,16 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import torch
-from bridges import commands, reports
+from bridges.jobs import commands
+from bridges.jobs import validation as reports
 from bridges.hosts.contrastive import ContrastiveBridge
 from bridges.instruments.chance import mean_chance_loss
 from bridges.instruments.checkup import Contrastive, checkup
 from bridges.instruments.retrieval import recall
 from bridges.instruments.uncertainty import Estimate, wilson
 from bridges.tasks.pairs import CAPTIONS
-from bridges.training.estimate import footprint, size
-from bridges.training.image_text import NAMED, Settings, prepare, shape, small
+from bridges.jobs.estimate import footprint, size
+from bridges.jobs.image_text import NAMED, Settings, prepare, shape, small
 from bridges.training.losses import CLIP_WEIGHT, MRL_WEIGHT, alignment_loss
 from IPython.display import Markdown
 from matplotlib.figure import Figure
@@ -55,7 +56,7 @@ SIZES = {
     "full": Namespace(epochs=40, seeds=1),
 }
 asked = {"profile": profile, "seeds": 1, "device": device, "out": out}
-run = begin("27_image_text", SIZES, **asked, least=1)
+run = begin("image_text", SIZES, **asked, least=1)
 torch.set_num_threads(1)
 disable_progress_bar()
 set_verbosity_error()
@@ -229,7 +230,7 @@ plt.show()
 
 # %% [markdown]
 # `job.train()` leaves the bridge with the weights of the best validation. What a loss on its chance line says is the subject
-# of [reading a stuck loss](08_stuck_loss.ipynb).
+# of [reading a stuck loss](stuck_loss.ipynb).
 #
 # ## The report
 
@@ -256,7 +257,7 @@ Markdown(
 # %% [markdown]
 # ## Check it up
 #
-# The same parts, given to [the check-up](24_the_checkup.ipynb): the bridge, and what goes into both of its sides.
+# The same parts, given to [the check-up](the_checkup.ipynb): the bridge, and what goes into both of its sides.
 
 # %%
 some = job.seen.rows(job.held_out[:256])  # a few hundred pairs are enough
@@ -365,7 +366,7 @@ def frame(width: int) -> tuple[Figure, str]:
 Explorer("coordinates kept", {str(width): width for width in PREFIXES}, frame)
 
 # %% [markdown]
-# The next chapter does the same from [one language model to another](28_llm_to_llm.ipynb).
+# The next chapter does the same from [one language model to another](llm_to_llm.ipynb).
 #
 # ## Provenance
 

@@ -28,14 +28,15 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import torch
-from bridges import commands, reports
+from bridges.jobs import commands
+from bridges.jobs import validation as reports
 from bridges.hosts.causal import answer_loss, layer_states, read_logits
 from bridges.instruments.checkup import Generative, checkup
 from bridges.instruments.uncertainty import wilson
 from bridges.tasks import word_problems
 from bridges.tasks.gsm8k import last_number
-from bridges.training.estimate import footprint, size
-from bridges.training.llm_to_llm import (
+from bridges.jobs.estimate import footprint, size
+from bridges.jobs.llm_to_llm import (
     LINES,
     NAMED,
     SMALL_SEED,
@@ -45,7 +46,7 @@ from bridges.training.llm_to_llm import (
     prompt,
     small,
 )
-from bridges.training.pretrain import small_solver
+from bridges.benches.pretrain import small_solver
 from IPython.display import Markdown
 from matplotlib.figure import Figure
 from press import HOSTS
@@ -60,7 +61,7 @@ SIZES = {
     "full": Namespace(steps=800, every=100, seeds=1),
 }
 asked = {"profile": profile, "seeds": 1, "device": device, "out": out}
-run = begin("28_llm_to_llm", SIZES, **asked, least=1)
+run = begin("llm_to_llm", SIZES, **asked, least=1)
 torch.set_num_threads(1)
 disable_progress_bar()
 set_verbosity_error()
@@ -150,7 +151,7 @@ Markdown(f"```\n.venv/bin/python -m bridges {told}\n```")
 # - **The models' releases** are a guess: the log says *Mistral-7B* and *Llama-3.1-8B*.
 # - **AdamW's betas** are torch's 0.9 and 0.999, where the log has 0.9 and 0.98.
 # - **The KL penalty** is the log's, which compares positions that foretell different things;
-#   [its chapter](16_kl_anchor.ipynb) shows what that means. `--kl-weight 0` leaves it out.
+#   [its chapter](kl_anchor.ipynb) shows what that means. `--kl-weight 0` leaves it out.
 # - **The question** is visible to the target behind the soft tokens, as in the log's code. The small set hides it, so that
 #   nothing but the bridge can tell it; `--no-visible` does this for any data.
 # - **Two lines more in the report**, which `python -m bridges validate llm-to-llm --out runs/efficient` writes: the source
@@ -237,7 +238,7 @@ plt.show()
 
 # %% [markdown]
 # `job.train()` leaves the translator with the weights of the best validation *loss*. The log's accuracy peaks and falls;
-# [staying at the peak](20_staying_at_the_peak.ipynb) is about choosing a checkpoint otherwise.
+# [staying at the peak](staying_at_the_peak.ipynb) is about choosing a checkpoint otherwise.
 #
 # ## The report
 
@@ -258,11 +259,11 @@ Markdown(
 
 # %% [markdown]
 # *Marked* takes the number behind the first `####`, *last number* whatever number comes last; they part where answers do
-# not end ([padding, loops and stopping](15_padding_and_stopping.ipynb)).
+# not end ([padding, loops and stopping](padding_and_stopping.ipynb)).
 #
 # ## Check it up
 #
-# The same parts, given to [the check-up](24_the_checkup.ipynb): the source's states with their mask, the translator, and
+# The same parts, given to [the check-up](the_checkup.ipynb): the source's states with their mask, the translator, and
 # the target's loss as a function of the soft tokens.
 
 # %%

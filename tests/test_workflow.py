@@ -78,7 +78,7 @@ def test_a_module_of_the_chapter_runs_it(copy: Path) -> None:
 
 
 def test_a_change_in_how_hosts_are_made_makes_them_anew(copy: Path) -> None:
-    edit(copy / "lib/bridges/training/pretrain.py", lambda text: text.replace("MASKED = 0.3", "MASKED = 0.4"))
+    edit(copy / "lib/bridges/benches/pretrain.py", lambda text: text.replace("MASKED = 0.3", "MASKED = 0.4"))
     assert planned(copy, *PROFILE) == {"host", "chapter", "ledger", "site"}
 
 

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 import torch
 from bridges.__main__ import main
-from bridges.training import pretrain
+from bridges.benches import pretrain
 from bridges.training.fit import FitSettings
-from bridges.training.job import LOG, Job
+from bridges.jobs.job import LOG, Job
 from torch import Tensor
 
 

@@ -18,7 +18,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bridges")
     commands = parser.add_subparsers(dest="command", required=True)
     host = commands.add_parser("host", help="pretrain a small host, unless the cache has it whole")
-    host.add_argument("family", help="t5, bart, bert, or a solver with its seed, such as source2 or target2")
+    host.add_argument("family", help="t5, bart, bert or a solver, with its seed: t5-0, source-2")
     host.add_argument("--size", choices=["quick", "medium", "full"], default="quick")
     host.add_argument("--cache", type=Path, required=True, help="folder that keeps pretrained hosts")
     host.add_argument("--device", default="", help="torch device; the GPU when there is one, else the CPU")
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Each command imports what it needs: a loss log is read in a second, the hosts' library takes several.
     try:
         if options.command in LATER:
-            from bridges import commands as later
+            from bridges.jobs import commands as later
 
             return later.run(arguments)
         return _host(options) if options.command == "host" else _checkup(options)
@@ -58,18 +58,19 @@ def _host(options: argparse.Namespace) -> int:
     import torch
     from transformers.utils.logging import disable_progress_bar
 
-    from bridges.training.pretrain import SOLVERS, small_host, small_solver
+    from bridges.benches.pretrain import SOLVERS, small_host, small_solver
 
     disable_progress_bar()  # transformers' own, for files that are read in milliseconds
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    role, seed = options.family.rstrip("0123456789"), options.family.lstrip("abcdefghijklmnopqrstuvwxyz")
-    if role in SOLVERS and seed:
+    role, _, seed = options.family.partition("-")
+    if role in SOLVERS and seed.isdigit():
         small_solver(role, int(seed), options.size, options.cache, device)
-    elif options.family in ("t5", "bart", "bert"):
-        small_host(options.family, options.size, options.cache, device)
+    elif role in ("t5", "bart", "bert") and seed.isdigit():
+        small_host(role, options.size, options.cache, device, seed=int(seed))
     else:
         raise ValueError(
-            f"there is no host {options.family!r}; choose t5, bart, bert, or one of {', '.join(SOLVERS)} with a seed"
+            f"there is no host {options.family!r}; choose t5, bart, bert or one of {', '.join(SOLVERS)}, each with a"
+            " seed, such as t5-0"
         )
     print(f"{options.cache / f'{options.family}-{options.size}'} is ready")
     return 0

@@ -46,6 +46,13 @@ def main() -> int:
     table = commands.add_parser("ledger", help="print the verdicts")
     table.add_argument("--collect", action="store_true", help="check all records and write the ledger from them")
     commands.add_parser("reference", help="keep today's records in book/reference, to be committed")
+    rows = commands.add_parser(
+        "evidence", help="bring the rows of record up to a number of seeds; a second call goes on"
+    )
+    rows.add_argument("names", nargs="*", help="chapters, by their words; all where none is named")
+    rows.add_argument("--seeds", type=int, default=16, help="how many seeds every arm of record shall have")
+    rows.add_argument("--profile", default="quick", choices=["quick", "full"])
+    rows.add_argument("--cores", type=int, default=os.cpu_count() or 1, help="how many processes train at once")
     locked = commands.add_parser("locked", help="run a command unless another such command is at work in this folder")
     locked.add_argument("argv", nargs=argparse.REMAINDER)
     commands.add_parser("report", help="say where the book is and how long each chapter took")
@@ -130,6 +137,12 @@ def _locked(options: argparse.Namespace) -> int:
     lock = hold(*WORKFLOW)
     os.set_inheritable(lock.fileno(), True)
     os.execvp(options.argv[0], options.argv)
+
+
+def _evidence(options: argparse.Namespace) -> int:
+    from press import longruns
+
+    return longruns.run(options.names, options.seeds, options.profile, options.cores)
 
 
 def _report(_: argparse.Namespace) -> int:

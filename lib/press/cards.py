@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from press.claims import Claim, Part
-    from press.ledger import Verdict
+    from press.ledger import Measured, Verdict
 
 SYMBOLS = {">": "&gt;", ">=": "≥", "<": "&lt;", "<=": "≤", "==": "=", "!=": "≠"}
 
@@ -43,11 +43,19 @@ def card(verdict: "Verdict") -> str:
     parts = "".join(
         f"<li>{prose(criteria[seen.metric].reads)}. The claim holds if this is {threshold(criteria[seen.metric])}."
         f" <strong>Observed: {escape(measured(seen.observed, seen.interval, criteria[seen.metric].unit))}</strong>,"
-        f" n&nbsp;=&nbsp;{seen.n}: {seen.verdict}.</li>"
+        f" n&nbsp;=&nbsp;{seen.n}: {seen.verdict}.{_live(seen, criteria[seen.metric])}</li>"
         for seen in verdict.parts
     )
     head = f"<strong>{claim.id}: {escape(verdict.verdict)}</strong> ({claim.strength})"
     return _box(verdict.verdict, head, claim, f"<p>{prose(verdict.why)}</p>" if verdict.why else f"<ul>{parts}</ul>")
+
+
+def _live(seen: "Measured", part: "Part") -> str:
+    """What the runs made on the spot gave, where the verdict is from rows of record."""
+    if seen.live is None:
+        return ""
+    value = measured(seen.live.observed, seen.live.interval, part.unit)
+    return f" The runs made on this page: {escape(value)}, n&nbsp;=&nbsp;{seen.live.n}."
 
 
 def claim_card(claim: "Claim") -> str:

@@ -42,9 +42,26 @@ class Progress:
         pass
 
 
+def word_of(name: str) -> str:
+    """A chapter's word: its file's name without number and ending. The number stands in the file's name alone."""
+    return re.sub(r"^\d\d_", "", name)
+
+
 def chapters() -> list[str]:
-    """The chapters' names, in reading order."""
-    return sorted(p.stem for p in NOTEBOOKS.glob("[0-9][0-9]_*.py"))
+    """The chapters' words, in reading order."""
+    return [word_of(p.stem) for p in sorted(NOTEBOOKS.glob("[0-9][0-9]_*.py"))]
+
+
+def script_of(name: str) -> Path:
+    """The script of a chapter, by its word or its file's name.
+
+    Raises:
+        PressError: for an unknown chapter, naming those there are.
+    """
+    found = list(NOTEBOOKS.glob(f"[0-9][0-9]_{word_of(name)}.py"))
+    if len(found) != 1:
+        raise PressError(f"there is no chapter {name!r}; there are {', '.join(chapters())}")
+    return found[0]
 
 
 def notebook_of(name: str) -> Path:
@@ -53,9 +70,16 @@ def notebook_of(name: str) -> Path:
     Raises:
         PressError: for an unknown chapter, naming those there are.
     """
-    if name not in chapters():
-        raise PressError(f"there is no chapter {name!r}; there are {', '.join(chapters())}")
-    return NOTEBOOKS / f"{name}.ipynb"
+    return script_of(name).with_suffix(".ipynb")
+
+
+def parameters_of(script: Path) -> dict[str, Any]:
+    """A chapter's parameters and their defaults, from the cell tagged so."""
+    cell = re.search(r'^# %%.*tags=\["parameters"\]\n(.*?)(?=^# %%)', script.read_text(), re.DOTALL | re.MULTILINE)
+    if not cell:
+        raise PressError(f'{script.name} has no cell tagged "parameters"')
+    tree = ast.parse(cell[1])
+    return {n.targets[0].id: ast.literal_eval(n.value) for n in tree.body if isinstance(n, ast.Assign)}  # type: ignore[attr-defined]
 
 
 def check_parameters(notebook: Path, given: Mapping[str, str], *, here: bool = True) -> dict[str, Any]:
@@ -107,6 +131,7 @@ def run(name: str, given: Mapping[str, str], *, book: bool, folder: Path | None 
             place of a chapter in the book before it calls this.)
     """
     notebook = notebook_of(name)
+    name = word_of(notebook.stem)
     parameters = check_parameters(notebook, given)
     apart = ROOT / folder if folder else BUILD / "runs"
     if not apart.resolve().is_relative_to(ROOT):

@@ -5,6 +5,7 @@ Each stripped notebook is swapped for its executed copy while Sphinx reads it. T
 """
 
 import json
+import re
 from collections import Counter
 from functools import cache
 from typing import Any
@@ -18,6 +19,7 @@ from sphinx.util.docutils import SphinxDirective, SphinxRole
 
 from press import EXECUTED, LEDGER, NOTEBOOKS, ROOT
 from press.cards import claim_card, measured
+from press.chapter import word_of
 from press.claims import Claim, load_claims
 
 
@@ -28,9 +30,9 @@ def swap(app: Sphinx, docname: str, source: list[str]) -> None:
         ExtensionError: when the copy is missing, or was made from other code than the chapter now holds.
     """
     if not docname.startswith(f"{NOTEBOOKS.name}/"):
+        source[0] = numbered(source[0])
         return
-    name = docname.split("/", 1)[1]
-    path = EXECUTED / f"{name}.ipynb"
+    path = EXECUTED / f"{word_of(docname.split('/', 1)[1])}.ipynb"
     if not path.is_file():
         raise ExtensionError(f"{docname} has not been executed: run make book")
     text = path.read_text(encoding="utf-8")
@@ -44,7 +46,15 @@ def swap(app: Sphinx, docname: str, source: list[str]) -> None:
     for cell in notebook.cells:
         if "injected-parameters" in cell.metadata.get("tags", []):
             cell.metadata["tags"] += ["remove-cell"]  # the provenance at the chapter's end says it in words
+        if cell.cell_type == "markdown":
+            cell.source = numbered(cell.source)
     source[0] = nbformat.writes(notebook)
+
+
+def numbered(text: str) -> str:
+    """Links to chapters as their files are called: a text names a chapter by its word alone."""
+    files = {word_of(p.stem): p.stem for p in NOTEBOOKS.glob("[0-9][0-9]_*.py")}
+    return re.sub(r"\b([a-z_]+)(?=\.ipynb)", lambda match: files.get(match[1], match[1]), text)
 
 
 def code(notebook: nbformat.NotebookNode) -> list[str]:

@@ -65,6 +65,37 @@ class Explorer:
         display(box)
 
 
+def explore(
+    name: str,
+    positions: Mapping[str, Any] | Sequence[float],
+    frame: Callable[..., str],
+    *,
+    height: float = 2.9,
+    columns: int = 1,
+    ratios: Sequence[float] | None = None,
+    **choices: Sequence[Any],
+) -> Explorer:
+    """An explorer whose frames are drawn on given axes: `frame(axes, value, **choices)` draws, and says it in words.
+
+    Args:
+        name: what the slider moves, with its unit.
+        positions: values, by their labels where they are not to stand as they are.
+        frame: draws one position; `axes` is a list where there are several columns.
+        height: of the figure, in inches.
+        columns: how many axes it has.
+        ratios: their widths.
+        choices: options by name, the first of each drawn first; a live kernel shows them.
+    """
+
+    def drawn(value: Any, **options: Any) -> Frame:
+        figure = Figure(figsize=(7.2, height), layout="constrained")
+        axes = figure.subplots(1, columns, width_ratios=ratios)
+        return figure, frame(axes, value, **options)
+
+    named = positions if isinstance(positions, Mapping) else {f"{p:g}": p for p in positions}
+    return Explorer(name, named, drawn, choices)
+
+
 def image(figure: Figure, alternative: str) -> str:
     """A figure as an `img` element that carries its pixels and its alternative text."""
     buffer = io.BytesIO()

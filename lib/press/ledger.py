@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -33,6 +33,14 @@ class Measured:
     observed: float
     interval: tuple[float, float] | None
     n: int
+    live: "Measured | None" = None  # the same of the runs made on the spot, where the verdict is from rows of record
+
+    def record(self) -> dict[str, Any]:
+        """As it stands in a record."""
+        row = {k: getattr(self, k) for k in ("metric", "verdict", "observed", "interval", "n")}
+        row["interval"] = list(self.interval) if self.interval else None
+        live = self.live and {k: v for k, v in self.live.record().items() if k in ("observed", "interval", "n")}
+        return row | ({"live": live} if live else {})
 
 
 @dataclass(frozen=True)
@@ -58,7 +66,7 @@ class Verdict:
             "interval": list(head.interval) if head and head.interval else None,
             "n": head.n if head else 0,
             "criterion": self.claim.digest,
-            "parts": [asdict(p) | {"interval": list(p.interval) if p.interval else None} for p in self.parts],
+            "parts": [part.record() for part in self.parts],
         }
         return row | ({"why": self.why} if self.why else {})
 
@@ -108,6 +116,12 @@ def judge(
     return Verdict(claim, word, parts)
 
 
+def beside(verdict: Verdict, live: Verdict) -> Verdict:
+    """A verdict with what the runs made on the spot gave for each part."""
+    parts = tuple(replace(p, live=here) for p, here in zip(verdict.parts, live.parts, strict=True))
+    return replace(verdict, parts=parts)
+
+
 def _measure(claim: Claim, part: Part, value: float | Interval | None, n: int) -> Measured:
     if isinstance(value, Interval):
         low, high, mean, n = float(value.low), float(value.high), float(value.mean), int(value.n)
@@ -153,10 +167,10 @@ def collect(records: Iterable[Path], claims: Path = CLAIMS, notebooks: Path = NO
     for claim in known.values():
         if claim.id not in rows and not claim.pending:
             raise PressError(
-                f"{claim.id} has no verdict: judge it in notebooks/{claim.chapter}.py, or mark it pending in"
+                f"{claim.id} has no verdict: judge it in the chapter {claim.chapter}, or mark it pending in"
                 f" {claims.name}"
             )
-        if not claim.pending and not (notebooks / f"{claim.chapter}.py").is_file():
+        if not claim.pending and not list(notebooks.glob(f"[0-9][0-9]_{claim.chapter}.py")):
             raise PressError(f"{claim.id} names the chapter {claim.chapter}, which is not in {notebooks.name}")
     return [rows[claim_id] for claim_id in known if claim_id in rows]
 

@@ -49,11 +49,13 @@ def device_name(device: str) -> str:
 
 
 def commit() -> str:
-    """The commit the chapter ran from, with `+` behind it where files differ from it."""
+    """The commit the chapter ran from, with `+` behind it where files differ from it, rows of evidence left out."""
     try:
         git = ["git", "-C", str(ROOT)]
         head = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True)
-        dirty = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=True)
+        dirty = subprocess.run(
+            [*git, "status", "--porcelain", "--", ":!book/evidence"], capture_output=True, text=True, check=True
+        )
         return head.stdout.strip() + ("+" if dirty.stdout.strip() else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
@@ -86,6 +88,8 @@ class Run:
     verdicts: dict[str, Verdict] = field(default_factory=dict)
     measurements: dict[str, Any] = field(default_factory=dict)
     given: dict[str, str] = field(default_factory=dict)  # what a reader gave in place of the book's own, by name
+    altered: bool = False  # whether a parameter of the chapter's own differs from its default
+    agreement: list[dict[str, int]] = field(default_factory=list)  # of each study's runs with the rows of record
 
     def note(self, verdict: Verdict) -> Verdict:
         """Keep a verdict for the record; returns it, so that a cell shows its card."""
@@ -116,6 +120,8 @@ class Run:
         }
         if self.given:
             record["given"] = self.given
+        if self.agreement:
+            record["agreement"] = {k: sum(one[k] for one in self.agreement) for k in self.agreement[0]}
         path = Path(self.out or "record.json")
         check_schema(record, "record", path)
         if self.out:
@@ -142,6 +148,12 @@ class Provenance:
             "commit": r["commit"],
             "versions": versions,
         } | r.get("given", {})
+        if "agreement" in r:
+            of = r["agreement"]
+            rows["held to the rows of record"] = (
+                f"{of['equal']:,} of {sum(of.values()):,} values equal to the last digit, {of['near']:,} within the"
+                f" spread over seeds, {of['far']:,} farther off"
+            )
         return "| provenance | |\n|---|---|\n" + "\n".join(f"| {k} | {v} |" for k, v in rows.items())
 
 
@@ -173,6 +185,7 @@ def begin(
         raise PressError(f"seeds is {seeds!r}; give a whole number of at least {least}, or 0 for the profile's own")
     if out and not out.endswith(".json"):
         raise PressError(f"out is {out!r}; give a path that ends in .json, or nothing")
+    chapter = chapter[3:] if chapter[:2].isdigit() else chapter
     return Run(chapter, profile, seeds or size.seeds, find_device(device), out, size)
 
 

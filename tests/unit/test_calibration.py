@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from bridges.calibration.cases import Size
-from bridges.calibration.space import shared_space
+from bridges.planted.cases import Size
+from bridges.planted.space import shared_space
 from bridges.connectors.peers import PEERS, ClipVision
 from bridges.instruments.checkup import checkup
 from bridges.instruments.report import FAULTS

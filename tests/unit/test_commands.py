@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 import training_runs
-from bridges import commands
+from bridges.jobs import commands
 from bridges.__main__ import main
-from bridges.training import image_text, vector_to_text
-from bridges.training.job import read_log, settings_of
+from bridges.jobs import image_text, vector_to_text
+from bridges.jobs.job import read_log, settings_of
 from training_runs import brief_hosts, log, refused
 
 FLAGS = {"vector-to-text": "--features", "image-text": "--pairs", "llm-to-llm": "--train"}

@@ -11,7 +11,7 @@ from bridges.connectors.resampler import ResamplerSettings, VectorResampler
 from bridges.connectors.translator import LOG, GatedTranslator, TranslatorSettings
 from bridges.hosts.contrastive import AlignmentSettings, ContrastiveBridge
 from bridges.hosts.seq2seq import VectorToText
-from bridges.training.estimate import duration, footprint, step_time
+from bridges.jobs.estimate import duration, footprint, step_time
 from bridges.training.fit import FitSettings, fit
 from bridges.training.losses import matryoshka_loss
 from torch import Tensor, nn

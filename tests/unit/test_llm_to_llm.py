@@ -6,14 +6,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from bridges import commands, reports
+from bridges.jobs import commands
+from bridges.jobs import validation as reports
 from bridges.__main__ import main
 from bridges.connectors.translator import LOG, GatedTranslator
 from bridges.hosts.causal import hidden_states, layer_states
 from bridges.tasks.gsm8k import Question, write_gsm8k
 from bridges.tasks.word_problems import prompt as small_prompt
-from bridges.training import llm_to_llm
-from bridges.training.llm_to_llm import LINES, NAMED, LlmToLlmJob, Settings, prepare, prompt, small
+from bridges.jobs import llm_to_llm
+from bridges.jobs.llm_to_llm import LINES, NAMED, LlmToLlmJob, Settings, prepare, prompt, small
 from safetensors.torch import load_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from training_runs import brief_hosts, interrupted, log, refused

@@ -11,7 +11,7 @@ from bridges.instruments.gradients import gradient_flow
 from bridges.tasks import instructions
 from bridges.training.ensemble import fit_ensemble
 from bridges.training.fit import FitSettings, fit
-from bridges.training.supervision import (
+from bridges.benches.supervision import (
     Attending,
     Supervised,
     Supervision,
@@ -19,7 +19,7 @@ from bridges.training.supervision import (
     conditioning_loss,
     log_mean_attention,
 )
-from bridges.training.translators import Recipe, Sentences, untrained
+from bridges.benches.translation import Recipe, Sentences, untrained
 from torch.nn.functional import margin_ranking_loss
 from transformers import PreTrainedModel
 from transformers.models.bart.modeling_bart import BartAttention

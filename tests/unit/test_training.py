@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from bridges.training import pretrain
+from bridges.benches import pretrain
 from bridges.training.fit import FitSettings, fit
 
 

@@ -15,7 +15,7 @@ from bridges.hosts.seq2seq import VectorToText
 from bridges.tasks import instructions
 from bridges.training.ensemble import fit_ensemble
 from bridges.training.fit import LOG_GROUPS, FitSettings, Group, fit
-from bridges.training.translators import Recipe, Sentences, train_translators, untrained
+from bridges.benches.translation import Recipe, Sentences, train_translators, untrained
 from torch import nn
 
 WORDS = instructions.tokenizer()

@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from bridges import commands, reports
+from bridges.jobs import commands
+from bridges.jobs import validation as reports
 from bridges.__main__ import main
 from bridges.connectors.resampler import NAMED as RESAMPLERS
 from bridges.connectors.resampler import ResamplerSettings, VectorResampler
 from bridges.hosts.seq2seq import ROUTES
-from bridges.training import vector_to_text
-from bridges.training.vector_to_text import NAMED, Settings, VectorToTextJob, prepare, small
+from bridges.jobs import vector_to_text
+from bridges.jobs.vector_to_text import NAMED, Settings, VectorToTextJob, prepare, small
 from safetensors.torch import load_file
 from torch import nn
 from training_runs import brief_hosts, killed, log, refused

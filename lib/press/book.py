@@ -1,0 +1,297 @@
+"""What a chapter calls: begin, its studies, claims and verdicts, tables and figures, explorers, recorded figures."""
+
+import hashlib
+import json
+import logging
+import os
+import time
+import warnings
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import torch
+from bridges.benches.fingerprint import digest, label
+from bridges.benches.study import Outcome, Study, live_only, rows_of
+from bridges.training.checkpoints import put_back, weights
+from IPython.display import Markdown
+from safetensors.torch import load_file, save_file
+from transformers.utils import logging as transformers_logging
+
+from press import BUILD, HOSTS, ROOT, PressError, evidence, ledger, provenance
+from press.chapter import parameters_of, script_of
+from press.claims import Claim, load_claims
+from press.data import recorded, reference
+from press.explorer import explore
+from press.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, dots, figure, lines, use_style
+from press.imports import lib_files, syntax_digest
+from press.provenance import PACKAGES, refusing
+from press.source import show_source
+from press.tables import table
+
+__all__ = [
+    "BLUE", "GREEN", "GREY", "HOSTS", "ORANGE", "PURPLE", "Markdown", "begin", "claims", "dots", "explore", "figure",
+    "lines", "plt", "recorded", "reference", "refusing", "show_source", "table",
+]  # fmt: skip
+PROFILES = ("quick", "full")
+STUDIES = BUILD / "studies"
+DIFFERS = 2.0 * 2**0.5  # two runs of one arm differ by more than this many of its standard deviations once in twenty
+
+
+@dataclass
+class Run(provenance.Run):
+    """One run of a chapter. Its sizes are attributes: `run.steps`."""
+
+    def __getattr__(self, name: str) -> Any:
+        if not name.startswith("_") and hasattr(self.__dict__.get("size"), name):
+            return getattr(self.size, name)
+        raise AttributeError(f"this chapter has no size {name!r}: give it to begin(...)")
+
+    def study(
+        self,
+        name: str,
+        train: Callable[..., Study | Mapping[tuple[Hashable, int], Outcome]],
+        arms: Mapping[Hashable, Any],
+        seeds: Sequence[int] | None = None,
+        **options: Any,
+    ) -> Study:
+        """Train arms with the seeds of this run, and set them beside the rows of record.
+
+        What is trained is kept in `_build/studies`: the same arms, seeds and engine are not trained again. Under
+        `make evidence` the rows of record are brought up to the number of seeds that are wanted, a batch of as many
+        seeds as here at a time.
+
+        Args:
+            name: of the study, as its file in `book/evidence` has it.
+            train: a bench's `train`, or a function of the chapter `(arms, seeds, **options)` that gives back a study,
+                or outcomes by arm and seed.
+            arms: settings by name.
+            seeds: those of this run; the profile's number where nothing is given, none for arms of record alone.
+            options: for `train`.
+
+        Raises:
+            PressError: for rows of record that were made with other settings, or edited.
+        """
+        seeds = list(range(self.seeds) if seeds is None else seeds)
+        kept = {k: v for k, v in options.items() if k != "describe"}
+        digests = {label(arm): digest(settings, train, _of_arm(kept, arm)) for arm, settings in arms.items()}
+        made, seconds = _made(self, name, train, arms, seeds, options, digests)
+        path = evidence.path_of(self.chapter, name, self.profile)
+        if self.altered:
+            return made
+        wanted = int(os.environ.get(evidence.WANTED, 0))
+        if wanted:
+            _top_up(self, path, train, arms, seeds, options, digests, (made, seconds), wanted)
+            evidence.awaited.discard(name)
+            if not evidence.awaited:
+                raise evidence.Done
+        rows = evidence.read_rows(path)
+        out = evidence.stale(rows, digests)
+        if out:
+            raise PressError(
+                f"{path.relative_to(ROOT)}: rows of {', '.join(out)} were made with other settings or hosts than"
+                f" today's: run make evidence C={self.chapter}, or restore the settings"
+            )
+        if not len(rows):
+            return made
+        if len(made.made):
+            self.agreement.append(evidence.agreement(made.made, rows, DIFFERS))
+        return Study(made.made, rows, made.outcomes)
+
+    def judge(self, claim: str, observed: Callable[[], Mapping[str, Any]] | None = None, **options: Any) -> Any:
+        """The claim's verdict from what `observed` gives: from the rows of record where there are any.
+
+        It is called a second time for the runs made here alone, which the card shows beside; where they are too few for
+        an interval it says nothing of them.
+        """
+        values = dict(observed()) if observed else None
+        verdict = ledger.judge(claim, values, **options)
+        if observed and self.agreement:
+            try:
+                with live_only():
+                    verdict = ledger.beside(verdict, ledger.judge(claim, dict(observed())))
+            except (ValueError, KeyError, PressError):
+                pass  # too few seeds here
+        return self.note(verdict)
+
+
+def begin(chapter: str, given: Mapping[str, Any], *, least: int = 2, **sizes: Any) -> Run:
+    """Check a chapter's parameters before anything runs, and set figures, threads and progress bars.
+
+    Args:
+        chapter: the chapter's word.
+        given: its globals, which hold its parameters.
+        least: the fewest seeds from which it can say anything.
+        sizes: each a pair, for quick and full, or one value for both; `seeds` is one of them.
+
+    Raises:
+        PressError: for an impossible value, naming what is allowed.
+    """
+    defaults = parameters_of(script_of(chapter))
+    profile = given["profile"]
+    if profile not in PROFILES:
+        raise PressError(f"profile {profile!r} is unknown; choose from {', '.join(PROFILES)}")
+    place = PROFILES.index(profile)
+    own = {k: v[place] if isinstance(v, tuple) and len(v) == len(PROFILES) else v for k, v in sizes.items()}
+    common = {k: given[k] for k in ("profile", "seeds", "device", "out")}
+    run = provenance.begin(chapter, {profile: SimpleNamespace(**own)}, least=least, **common)
+    torch.set_num_threads(1)
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    warnings.filterwarnings("ignore", module="transformers")
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    use_style()
+    altered = {k for k in defaults.keys() - common.keys() if given[k] != defaults[k]}
+    return Run(**{**vars(run), "altered": bool(altered)})
+
+
+def claims(*ids: str) -> Any:
+    """The cards of some claims."""
+    cards: list[Claim] = [load_claims()[i] for i in ids]
+    return _Cards(cards)
+
+
+@dataclass(frozen=True)
+class _Cards:
+    cards: Sequence[Any]
+
+    def _repr_html_(self) -> str:
+        return "".join(card._repr_html_() for card in self.cards)
+
+
+def _of_arm(options: Mapping[str, Any], arm: Hashable) -> dict[str, Any]:
+    """The options as they bear on one arm: those given by arm, such as looks, only by its own."""
+    return {k: v.get(arm) if isinstance(v, Mapping) and arm in v else v for k, v in options.items()}
+
+
+def _train(
+    run: Run,
+    train: Callable[..., Any],
+    arms: Mapping[Hashable, Any],
+    seeds: Sequence[int],
+    options: Mapping[str, Any],
+    digests: Mapping[str, str],
+) -> Study:
+    with refusing():
+        found = train(arms, list(seeds), **options)
+    study = found if isinstance(found, Study) else Study.of(found)
+    outcomes = {(label(arm), seed): o for (arm, seed), o in study.outcomes.items()}
+    return Study(rows_of(outcomes, digests), None, outcomes)  # type: ignore[arg-type]
+
+
+def _made(
+    run: Run,
+    name: str,
+    train: Callable[..., Any],
+    arms: Mapping[Hashable, Any],
+    seeds: Sequence[int],
+    options: Mapping[str, Any],
+    digests: Mapping[str, str],
+) -> tuple[Study, float]:
+    """The runs of this profile's seeds, from what is kept or trained now and kept, and the seconds it took to train."""
+    if not seeds:
+        return Study(pd.DataFrame(columns=evidence.COLUMNS)), 0.0
+    bench = getattr(train, "__self__", None)
+    versions = [version(p) for p in PACKAGES]
+    key = json.dumps([digests, seeds, run.device, versions, engine(train), run.profile])
+    folder = STUDIES / run.chapter / f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
+    with evidence.locked(folder):
+        kept = _read(folder, bench, arms)
+        if kept is None:
+            begun = time.monotonic()
+            study = _train(run, train, arms, seeds, options, digests)
+            kept = study, time.monotonic() - begun
+            _keep(folder, *kept)
+    return kept
+
+
+def _keep(folder: Path, study: Study, seconds: float) -> None:
+    """Write rows, texts and weights beside the folder and rename."""
+    partial = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
+    partial.mkdir(parents=True, exist_ok=True)
+    study.made.to_csv(partial / "rows.csv", index=False)
+    texts = [[arm, seed, {k: list(v) for k, v in o.texts.items()}] for (arm, seed), o in study.outcomes.items()]
+    (partial / "texts.json").write_text(json.dumps({"seconds": seconds, "texts": texts}))
+    for place, outcome in enumerate(study.outcomes.values()):
+        if outcome.model is not None:
+            state = {k: v.contiguous().cpu() for k, v in weights(outcome.model).items()}
+            save_file(state, partial / f"{place}.safetensors")
+    partial.replace(folder)
+
+
+def _read(folder: Path, bench: Any, arms: Mapping[Hashable, Any]) -> tuple[Study, float] | None:
+    """What is kept with the seconds it took, the models made again by the bench; None where nothing is."""
+    if not folder.is_dir():
+        return None
+    rows = pd.read_csv(folder / "rows.csv", dtype={"arm": str, "digest": str}, float_precision="round_trip")
+    by_label = {label(arm): settings for arm, settings in arms.items()}
+    outcomes = {}
+    kept = json.loads((folder / "texts.json").read_text())
+    for place, (arm, seed, texts) in enumerate(kept["texts"]):
+        path = folder / f"{place}.safetensors"
+        rebuild = partial(_rebuilt, bench, by_label[arm], seed, path) if path.is_file() else None
+        outcomes[arm, seed] = Outcome({}, {k: tuple(v) for k, v in texts.items()}, None, rebuild)
+    return Study(rows, None, outcomes), kept["seconds"]
+
+
+def _rebuilt(bench: Any, settings: Any, seed: int, path: Path) -> torch.nn.Module:
+    model = bench.untrained(settings, seed)
+    put_back(model, load_file(path))
+    return model.eval()
+
+
+def _top_up(
+    run: Run,
+    path: Path,
+    train: Callable[..., Any],
+    arms: Mapping[Hashable, Any],
+    seeds: Sequence[int],
+    options: Mapping[str, Any],
+    digests: Mapping[str, str],
+    made: tuple[Study, float],
+    wanted: int,
+) -> None:
+    """Bring the rows of record up to `wanted` seeds, in batches of as many as this run has, its own first."""
+    evidence.prune(path, digests)
+    size = len(seeds) or run.seeds
+    for start in range(0, max(wanted, size), size):
+        batch = list(range(start, start + size))
+        release = evidence.claimed(path, batch)
+        if release is None:
+            continue  # another process is at it
+        try:
+            rows = evidence.read_rows(path)
+            there = set(zip(rows["arm"], rows["seed"], strict=True))
+            missing = {arm: s for arm, s in arms.items() if any((label(arm), seed) not in there for seed in batch)}
+            if not missing:
+                continue
+            begun = time.monotonic()
+            if batch == list(seeds):
+                new, seconds = made[0].made, made[1]
+            else:
+                new = _train(run, train, missing, batch, options, digests).made
+                seconds = time.monotonic() - begun
+            fresh = [(arm, seed) not in there for arm, seed in zip(new["arm"], new["seed"], strict=True)]
+            evidence.add(path, new[fresh], run.device, seconds)
+            print(f"{run.chapter}, {path.stem}: seeds {batch} in {seconds:.0f} s", flush=True)
+        finally:
+            release()
+
+
+def engine(train: Callable[..., Any]) -> str:
+    """SHA-256 of the library that trains: the syntax trees of the bench's module and of all that it imports."""
+    source = getattr(train, "__func__", train)
+    module = source.__module__
+    if not module.startswith("bridges."):
+        files = sorted(
+            str(f.relative_to(ROOT)) for f in (ROOT / "lib" / "bridges").rglob("*.py")
+        )  # a chapter's own function may use any of them
+    else:
+        files = lib_files(ROOT / "lib" / Path(*module.split(".")).with_suffix(".py"))
+    return syntax_digest(files)
