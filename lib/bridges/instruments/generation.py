@@ -1,7 +1,10 @@
-"""Degenerate generations: those that say nothing, and those that repeat themselves until they are stopped."""
+"""Degenerate generations, which say nothing or repeat themselves, and marks that ask an answer to stop."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+NUMBER = r"-?\$?(?:[0-9][0-9,]*(?:\.[0-9]+)?|\.[0-9]+)"
 
 
 def ends_in_loop(ids: Sequence[int], longest_unit: int = 4, repeats: int = 3) -> bool:
@@ -59,3 +62,57 @@ def degeneration(generations: Sequence[Sequence[int]], end: int, limit: int) -> 
     unstopped = [ids for ids in generations if len(ids) == limit and end not in ids]
     n = len(generations)
     return Degeneration(sum(map(ends_in_loop, unstopped)) / n, empty / n, len(unstopped) / n, n)
+
+
+@dataclass(frozen=True)
+class StrictMarks:
+    """Shares of `total` answers, 0 to 1: right by each of three marks, and `ended` of itself."""
+
+    first: float  # the number behind the first marker is right
+    last: float  # the text's last number is
+    strict: float  # the first marker is followed by the right number, and that by the end
+    ended: float
+    total: int
+
+    def _repr_markdown_(self) -> str:
+        return (
+            "| answers | right at the first marker | at the last number | strictly | ended |\n"
+            "|--:|--:|--:|--:|--:|\n"
+            f"| {self.total} | {self.first:.1%} | {self.last:.1%} | {self.strict:.1%} | {self.ended:.1%} |"
+        )
+
+
+def strict_marks(
+    texts: Sequence[str], ended: Sequence[bool], answers: Sequence[str | int | float], marker: str = "####"
+) -> StrictMarks:
+    """Mark generations by where their number is read, and by whether they stop behind it.
+
+    A right answer that runs on is right at the first marker, seldom at the last number, and never strictly.
+
+    Args:
+        texts: what was generated, without special tokens.
+        ended: whether each has ended of itself, with its end token.
+        answers: the right numbers.
+        marker: what the final number stands behind, GSM8K's where nothing else is given.
+
+    Raises:
+        ValueError: when there are no texts, or not as many of one as of the others.
+    """
+    if not texts or not len(texts) == len(ended) == len(answers):
+        raise ValueError(
+            f"{len(texts)} texts, {len(ended)} ends, {len(answers)} answers: give as many of each, and one"
+        )
+    behind = re.compile(rf"{re.escape(marker)}\s*\$?\s*({NUMBER})")
+    first = last = strict = 0
+    for text, stops, answer in zip(texts, ended, answers, strict=True):
+        right, marked, numbers = _value(answer), behind.search(text), re.findall(NUMBER, text)
+        rest = text.partition(marker)[2].strip()
+        first += marked is not None and _value(marked[1]) == right
+        last += bool(numbers) and _value(numbers[-1]) == right
+        strict += bool(stops and re.fullmatch(NUMBER, rest)) and _value(rest) == right
+    n = len(texts)
+    return StrictMarks(first / n, last / n, strict / n, sum(map(bool, ended)) / n, n)
+
+
+def _value(number: str | int | float) -> float:
+    return float(str(number).replace(",", "").replace("$", ""))
