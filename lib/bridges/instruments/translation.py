@@ -1,16 +1,19 @@
 """Judge generated sentences against references: BLEU beside its floors, and whether all inputs get the same words."""
 
 import json
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from statistics import fmean, pstdev
+from statistics import fmean, pstdev, variance
 
+import numpy as np
 import torch
 from jaxtyping import Float, Shaped
 from sacrebleu.metrics import BLEU
+from scipy.special import stdtrit
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -63,6 +66,102 @@ def bleu_interval(hypotheses: Sequence[str], references: Sequence[str], resample
     told = json.loads(found.format(width=9, is_json=True, signature=str(metric.get_signature())))
     mean, half = told.get("confidence_mean", 0.0), told.get("confidence_var", 0.0)  # not told where BLEU is 0
     return mean - half, mean + half
+
+
+@dataclass(frozen=True)
+class BleuDifference:
+    """BLEU of a second system minus a first's, in points of 100, with its bootstrap interval over `n` sentences.
+
+    `p` is how often chance, sentences being drawn anew, moves the difference at least as far as it is from zero.
+    """
+
+    mean: float  # on the test set as it is
+    low: float
+    high: float
+    n: int
+    p: float
+
+    @property
+    def clear(self) -> bool:
+        """Whether the interval leaves out zero."""
+        return self.low > 0 or self.high < 0
+
+    def __str__(self) -> str:
+        return f"{self.mean:.3g} [{self.low:.3g}, {self.high:.3g}], p = {self.p:.2g}"
+
+
+def bootstrap_difference(
+    first: Sequence[str],
+    second: Sequence[str],
+    references: Sequence[str],
+    *,
+    sentences: int | None = None,
+    resamples: int = 1000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> BleuDifference:
+    """The paired bootstrap of two systems' corpus BLEU (Koehn 2004): both are scored on the same drawn sentences.
+
+    It holds both models fixed: it may tell two runs of one recipe apart, and rightly so. By how much such runs differ
+    is a matter of seeds, see `least_difference`.
+
+    Args:
+        first: what one system says, a sentence for each reference.
+        second: what the other says.
+        references: one each.
+        sentences: of a drawn test set, such as one that is larger than that at hand; as many as there are by default.
+        resamples: test sets to draw.
+        confidence: of the percentile interval.
+        seed: of the draws.
+
+    Raises:
+        ValueError: when there are none, or not as many of each.
+    """
+    if not references or not len(first) == len(second) == len(references):
+        raise ValueError(f"{len(first)} and {len(second)} outputs, {len(references)} references: give one of each")
+    there, n = len(references), sentences or len(references)
+    drawn = np.random.default_rng(seed).multinomial(n, [1 / there] * there, size=resamples)
+    one, two = (_sums(said, references) for said in (first, second))
+    found = np.array([_bleu_of(b) - _bleu_of(a) for a, b in zip(drawn @ one, drawn @ two, strict=True)])
+    mean = _bleu_of(two.sum(0)) - _bleu_of(one.sum(0))
+    low, high = np.quantile(found, [(1 - confidence) / 2, (1 + confidence) / 2])
+    beyond = int((abs(found - found.mean()) >= abs(mean)).sum())
+    return BleuDifference(mean, float(low), float(high), n, (beyond + 1) / (resamples + 1))
+
+
+def _sums(said: Sequence[str], references: Sequence[str]) -> Shaped[np.ndarray, "sentences 10"]:
+    """What corpus BLEU adds up over sentences: n-grams that match, n-grams there are, words said, words wanted."""
+    metric = _metric()
+    each = [metric.corpus_score([s], [[r]]) for s, r in zip(said, references, strict=True)]
+    return np.array([[*e.counts, *e.totals, e.sys_len, e.ref_len] for e in each])
+
+
+def _bleu_of(sums: Shaped[np.ndarray, " 10"]) -> float:
+    counts, totals, (said, wanted) = sums[:4].tolist(), sums[4:8].tolist(), sums[8:].tolist()
+    return BLEU.compute_bleu(counts, totals, said, wanted, smooth_method="exp").score
+
+
+def least_difference(*groups: Sequence[float], confidence: float = 0.95) -> float:
+    """The difference that two single runs must exceed, in the unit of the scores, before it says anything.
+
+    Two more runs of the same kind differ by less in 95 of 100 cases: t √2 s, where s is the standard deviation of a
+    run within its group, pooled over the groups, and t is Student's quantile at its degrees of freedom.
+
+    Args:
+        groups: scores of runs that differ in nothing but the seed; several groups where runs are alike only within
+            each, such as over one host.
+        confidence: the share of cases.
+
+    Raises:
+        ValueError: for a group of fewer than two runs, or none, or scores that are not finite.
+    """
+    if not groups or any(len(group) < 2 for group in groups):
+        raise ValueError("a spread needs at least two runs in each group: train another with a new seed")
+    if not all(math.isfinite(score) for group in groups for score in group):
+        raise ValueError("scores must be finite: leave out runs that were lost, and say so")
+    free = sum(len(group) - 1 for group in groups)
+    spread = math.sqrt(sum((len(group) - 1) * variance(group) for group in groups) / free)
+    return float(stdtrit(free, (1 + confidence) / 2)) * math.sqrt(2) * spread
 
 
 def constant_floor(candidates: Sequence[str], references: Sequence[str]) -> float:
