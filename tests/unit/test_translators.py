@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from bridges.benches.translation import Recipe, Sentences, train_translators, untrained
 from bridges.connectors.projection import AttentionBridge, Projection
 from bridges.connectors.resampler import NAMED, ResamplerSettings, VectorResampler
 from bridges.hosts import sentence, seq2seq
@@ -15,7 +16,6 @@ from bridges.hosts.seq2seq import VectorToText
 from bridges.tasks import instructions
 from bridges.training.ensemble import fit_ensemble
 from bridges.training.fit import LOG_GROUPS, FitSettings, Group, fit
-from bridges.benches.translation import Recipe, Sentences, train_translators, untrained
 from torch import nn
 
 WORDS = instructions.tokenizer()
@@ -158,6 +158,27 @@ def test_recipes_of_one_seed_start_alike_and_only_values_share_a_graph() -> None
     assert same.architecture == RECIPE.architecture
     for other in ({"host": "bart"}, {"route": "bypass"}, {"connector": "mlp"}, {"unfrozen": True}):
         assert replace(RECIPE, **other).architecture != RECIPE.architecture
+
+
+def doubled(translator: VectorToText, inputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """A loss of a recipe's own."""
+    return 2 * translator(inputs, labels) + translator.connector(inputs).square().mean()
+
+
+def test_a_recipes_own_loss_is_what_is_minimised() -> None:
+    recipe = replace(RECIPE, loss=doubled)
+    (found,) = train_translators([(recipe, 3)], SENTENCES, HOSTS, looks=[2], look=lambda _, model: type(model))
+    alone, inputs = untrained(recipe, 3, SENTENCES, HOSTS, None), SENTENCES.inputs(recipe)
+
+    def batch_loss(rows: torch.Tensor) -> torch.Tensor:
+        return doubled(alone, inputs[rows], SENTENCES.labels[rows])
+
+    told = fit(alone, batch_loss, len(TEXTS), recipe.fit, 3)
+    assert found.losses == pytest.approx(told.losses, abs=1e-5)
+    assert found.looks == {2: VectorToText}
+    assert type(found.model) is VectorToText
+    translated = alone(inputs, SENTENCES.labels).item()
+    assert found.model(inputs, SENTENCES.labels).item() == pytest.approx(translated, abs=1e-4)
 
 
 def test_what_a_recipe_lacks_is_named() -> None:

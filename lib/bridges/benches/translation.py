@@ -1,5 +1,6 @@
 """Train connectors into encoder-decoders, many recipes and seeds at once."""
 
+import hashlib
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
@@ -22,7 +23,7 @@ from bridges.hosts.seq2seq import Route, VectorToText, still
 from bridges.instruments.conditioning import conditioning_gap
 from bridges.instruments.translation import Floors, floors, score
 from bridges.tasks import instructions
-from bridges.tasks.sentences import spaced
+from bridges.tasks.sentences import spaced, word_tokenizer
 from bridges.training.ensemble import Ensemble, alike, fit_ensemble
 from bridges.training.fit import FitSettings
 
@@ -170,7 +171,7 @@ def train_translators(
                     seen[place][step] = look(recipe, _one(ensemble, place))
 
         ensemble = fit_ensemble(
-            [untrained(recipe, seed, sentences, hosts, encoder) for recipe, seed in chosen],
+            [_as_trained(untrained(recipe, seed, sentences, hosts, encoder), recipe) for recipe, seed in chosen],
             batch_loss,
             len(sentences.texts),
             [recipe.fit for recipe, _ in chosen],
@@ -185,16 +186,40 @@ def train_translators(
     return [found[i] for i in range(len(runs))]
 
 
+class _Minimising(VectorToText):
+    """A translator whose forward pass is its recipe's own loss; its parts keep their names."""
+
+    def __init__(self, translator: VectorToText, loss: Callable[[VectorToText, Tensor, Tensor], Tensor]):
+        super().__init__(translator.connector, translator.host, translator.route, translator.encoder)
+        self.loss = loss
+
+    @property
+    def translator(self) -> VectorToText:
+        """The same parts with the translation loss."""
+        return VectorToText(self.connector, self.host, self.route, self.encoder)
+
+    def forward(self, inputs: Shaped[Tensor, "batch width"], labels: Int[Tensor, "batch length"]) -> Float[Tensor, ""]:
+        return self.loss(self.translator, inputs, labels)
+
+
+def _as_trained(translator: VectorToText, recipe: Recipe) -> VectorToText:
+    return _Minimising(translator, recipe.loss).eval() if recipe.loss else translator
+
+
 def _one(ensemble: Ensemble, place: int) -> VectorToText:
-    return cast(VectorToText, ensemble.model(place))
+    model = ensemble.model(place)
+    return model.translator if isinstance(model, _Minimising) else cast(VectorToText, model)
 
 
 @dataclass(frozen=True)
 class Translation:
     """The book's sentences and encoder-decoders that learn to say them from one vector, for each seed hosts of its own.
 
-    Vectors are the book's own, linear in the words, or by the small sentence encoder of seed 0 where `encoder` names
-    it. `held_out` sentences are translated by every trained model.
+    Vectors are the book's own, linear in the words, of `width` numbers where it is given, or by the small sentence
+    encoder of seed 0 where `encoder` names it. `held_out` sentences are translated by every trained model.
+
+    A reader's own stand in the place of the book's where they are given: `given_text`, which the hosts then read too, and
+    `given_encoder`, a sentence encoder and its tokenizer.
     """
 
     cache: Path = field(metadata={"settings": False})
@@ -204,16 +229,33 @@ class Translation:
     encoder: str = ""
     held_out: int = 150
     longest: int = 20  # words that a translation may have
+    width: int = 0  # of the book's own vectors; 0 is their own 256
+    given_text: instructions.Corpus | None = field(default=None, metadata={"settings": False})
+    given_encoder: tuple[SentenceEncoder, Any] | None = field(default=None, metadata={"settings": False})
 
     @property
     def depends(self) -> list[object]:
-        """The recipes of the hosts, without their seeds: rows made with others are stale."""
-        return [host_recipe(family, self.size) for family in ("t5", "bart", self.encoder) if family]
+        """The recipes of the hosts, without their seeds, and what was given: rows made with others are stale."""
+        recipes = [host_recipe(family, self.size) for family in ("t5", "bart", self.encoder) if family]
+        return [*recipes, self._given] if self.given_text or self.given_encoder else recipes
+
+    @cached_property
+    def _given(self) -> str:
+        """SHA-256 of a reader's own text and of the weights of their own encoder."""
+        read = hashlib.sha256(repr(self.given_text).encode())
+        for name, value in self.given_encoder[0].state_dict().items() if self.given_encoder else ():
+            read.update(name.encode() + value.cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        return read.hexdigest()
+
+    @cached_property
+    def corpus(self) -> instructions.Corpus:
+        """The sentences."""
+        return self.given_text or instructions.corpus(validation=self.held_out)
 
     @cached_property
     def tokenizer(self) -> Any:
-        """Of the book's sentences."""
-        return instructions.tokenizer()
+        """Of the sentences."""
+        return word_tokenizer(self.given_text.train) if self.given_text else instructions.tokenizer()
 
     @cached_property
     def sentence_encoder(self) -> SentenceEncoder | None:
@@ -225,8 +267,9 @@ class Translation:
 
     def sentences(self, texts: tuple[str, ...]) -> Sentences:
         """Sentences with their vectors, labels and ids."""
-        encoder = self.sentence_encoder
-        vectors = encoder.encode(texts, self.tokenizer) if encoder else instructions.sentence_vectors(texts)
+        encoder, words = self.given_encoder or (self.sentence_encoder, self.tokenizer)
+        own = {"width": self.width} if self.width else {}
+        vectors = encoder.encode(texts, words) if encoder else instructions.sentence_vectors(texts, **own)
         ids = self.tokenizer(list(texts), padding=True, return_tensors="pt")["input_ids"]
         labels = instructions.labels(texts, self.tokenizer)
         return Sentences(texts, vectors.to(self.device), labels.to(self.device), ids.to(self.device))
@@ -234,12 +277,12 @@ class Translation:
     @cached_property
     def known(self) -> Sentences:
         """What is learnt from."""
-        return self.sentences(instructions.corpus(validation=self.held_out).train)
+        return self.sentences(self.corpus.train)
 
     @cached_property
     def unseen(self) -> Sentences:
         """What is judged on."""
-        return self.sentences(instructions.corpus(validation=self.held_out).validation)
+        return self.sentences(self.corpus.validation)
 
     @cached_property
     def references(self) -> tuple[str, ...]:
@@ -250,7 +293,8 @@ class Translation:
     def floors(self) -> Floors:
         """BLEU without translating; the constant is the best of 60 training sentences."""
         known, vectors = self.known.vectors.cpu(), self.unseen.vectors.cpu()
-        return floors(self.known.texts, known, self.references, vectors, candidates=60)
+        texts = spaced(self.known.texts, self.tokenizer)
+        return floors(texts, known, self.references, vectors, candidates=60)
 
     def host(self, family: str, seed: int) -> PreTrainedModel:
         """The pretrained host of a seed."""
@@ -325,4 +369,5 @@ bench = Translation
 
 @lru_cache(maxsize=64)
 def _host(bench: Translation, family: str, seed: int) -> PreTrainedModel:
-    return small_host(family, bench.size, bench.cache, bench.device, seed=seed)
+    read = (bench.given_text.train, bench.tokenizer) if bench.given_text else None
+    return small_host(family, bench.size, bench.cache, bench.device, read, seed)
