@@ -2,139 +2,66 @@
 # # Padding, loops and stopping
 #
 # Two pieces of hygiene stand in the log's list of causes. Prompts padded on the wrong side are blamed for instability, and
-# outputs that loop are held to be right answers that cannot stop, to be mended when they are generated. Both can be tested
-# with the weights held still. This chapter does that, and finds in both cases that the remedy and its reason part ways.
+# outputs that loop are held to be right answers that cannot stop, to be mended when they are generated. Both are tested
+# here with the weights held still, and in both cases the remedy and its reason part ways.
 
 # %% tags=["parameters"]
 profile = "quick"  # quick | full
-seeds = 0  # at least 4; 0 takes the profile's number
+seeds = 0  # at least 2; 0 takes the profile's number
 device = "auto"  # auto | cpu | cuda | mps
 out = ""  # where the record goes, a .json file
 
 # %% tags=["hide-input"]
-import warnings
-from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from itertools import product
 
-import matplotlib.pyplot as plt
 import torch
-from bridges.connectors.translator import TranslatorSettings
-from bridges.hosts.causal import positions, spoken_to, until_end
-from bridges.instruments.generation import Degeneration, degeneration
-from bridges.instruments.padding import padding_shift
-from bridges.instruments.uncertainty import Estimate, mean_interval, wilson
-from bridges.tasks.gsm8k import last_number
-from bridges.tasks.word_problems import MARKER, encode, prompt
+from bridges.benches import answering
 from bridges.benches.answering import BridgeRecipe
-from bridges.benches.small_pairs import HOST_SEEDS, bench, train_arms
-from bridges.benches.exams import (
-    LONGEST,
-    Answers,
-    Bench,
-    Exam,
-    answer,
-    read,
-    source_alone,
-)
+from bridges.benches.exams import LONGEST, Answers, answer, bridge_logits, read
+from bridges.benches.study import Outcome
+from bridges.connectors.translator import TranslatorSettings
+from bridges.hosts.causal import positions, until_end
+from bridges.instruments.generation import degeneration, strict_marks
+from bridges.instruments.padding import padding_shift
+from bridges.tasks.word_problems import MARKER, encode, prompt, tokenizer
 from bridges.training.fit import GATE_GROUP, FitSettings
-from bridges.benches.pretrain import small_solver
-from IPython.display import Markdown
-from matplotlib.figure import Figure
-from press import HOSTS, ledger
-from press.claims import load_claims
-from press.data import recorded
-from press.explorer import Explorer
-from press.figures import COLOURS, draw_intervals, use_style
-from press.provenance import begin
-from press.source import show_source
-from torch.nn.functional import cross_entropy
-from transformers import (
-    GPT2Config,
-    GPT2LMHeadModel,
-    LogitsProcessor,
-    LogitsProcessorList,
-)
-from transformers.utils import logging
+from press.book import HOSTS, begin, claims, dots, explore, figure, plt, recorded, show_source, table
+from press.figures import BLUE, GREY, ORANGE
+from torch.nn.functional import pad
+from transformers import GPT2Config, GPT2LMHeadModel, LogitsProcessor, LogitsProcessorList
 
-
-@dataclass(frozen=True)
-class Size:
-    """What a profile means in this chapter."""
-
-    seeds: int  # of the bridges that decide a claim
-    others: int  # of those that decide none
-    host: str  # the size of the pretrained hosts
-    steps: int  # training steps of a bridge with the question hidden
-    brief: int  # of one that only shows whether an answer ends
-    visible: int  # of one with the question visible, which has little to learn
-    asked: int  # questions of an exam
-    translator: TranslatorSettings
-
-
-SIZES = {
-    "quick": Size(
-        seeds=5,
-        others=2,
-        host="quick",
-        steps=140,
-        brief=80,
-        visible=24,
-        asked=150,
-        translator=TranslatorSettings(bottleneck=64, tokens=8, depth=2, heads=8),
-    ),
-    "full": Size(
-        seeds=10,
-        others=6,
-        host="full",
-        steps=600,
-        brief=600,
-        visible=100,
-        asked=200,
-        translator=TranslatorSettings(bottleneck=128, tokens=16, depth=2, heads=8),
-    ),
-}
 run = begin(
     "padding_and_stopping",
-    SIZES,
-    profile=profile,
-    seeds=seeds,
-    device=device,
-    out=out,
-    least=4,
+    globals(),
+    #      quick, full
+    seeds=(2, 10),
+    host=("quick", "full"),  # the size of the pretrained hosts
+    asked=(100, 200),  # questions of an exam
+    steps=(140, 600),  # of a bridge with the question hidden
+    visible=(24, 100),  # of one with the question visible, which has little to learn
+    width=(64, 128),  # of the translator's bottleneck
+    tokens=(8, 16),
 )
-size = run.size
-logging.disable_progress_bar()
-logging.set_verbosity_error()  # else generate warns of the padding that is under test
-warnings.filterwarnings("ignore", message="Passing `repetition_penalty`")
-torch.set_num_threads(1)
-use_style()
 
 # %% [markdown]
 # ## Symptom
 #
-# What the log's bridged target said where it failed, before the log's fixes and after them:
+# What the log's bridged target said where it failed, before the log's fixes and after them, and what the log advised:
 
 # %% tags=["remove-input"]
 log = recorded("degenerate_outputs")
-Markdown(
-    "| | | output | of which the log says |\n|---|---|---|---|\n"
-    + "\n".join(
-        f"| {when} | {pattern} | {f'`{said} …`' if said else 'nothing'} | {judged} |"
-        for when, pattern, said, judged in log["rows"]
-    )
-    + "\n\nAnd what it advised:\n\n| | |\n|---|---|\n"
-    + "\n".join(f"| {what} | {how} |" for what, how in log["advised"])
+table(
+    "when | pattern | output | of which the log says",
+    ((when, pattern, f"`{said} …`" if said else "nothing", judged) for when, pattern, said, judged in log["rows"]),
+    "Advised: " + "; ".join(f"*{what}*: {how}" for what, how in log["advised"]) + ".",
 )
 
 # %% [markdown]
 # ## Claim
 
 # %% tags=["remove-input"]
-claims = load_claims()
-claims["C2"]
-
-# %% tags=["remove-input"]
-claims["C9"]
+claims("C2", "C9")
 
 # %% [markdown]
 # ## Mechanism
@@ -153,88 +80,63 @@ claims["C9"]
 show_source(positions)
 
 # %% [markdown]
-# The table measures both effects apart, on a host that has learnt to answer. Each prompt is run alone and then in a padded
-# batch, and the logits of the next token are compared. The second host is an untrained GPT-2, which has a learned vector
-# for each position where Llama's rotary embedding knows only how far two tokens are apart.
+# The instrument `padding_shift` measures both effects apart. Each prompt is run alone and then in a padded batch, and the
+# logits of the next token are compared. The first host has learnt to answer; the second is an untrained GPT-2, which has
+# a learned vector for each position where Llama's rotary embedding knows only how far two tokens are apart.
 
 # %% tags=["hide-input"]
-SEEDS = range(run.seeds)
-TARGETS = (*HOST_SEEDS, 4, 5)
-benches = [
-    bench(h, size.host, HOSTS, run.device, asked=size.asked) for h in HOST_SEEDS
-]
-words = benches[0].pair.target_words
-end, marker = words.eos_token_id, words.convert_tokens_to_ids(MARKER)
-problems = benches[0].exams["report"].problems
-PROMPTS = [prompt(p.question, words) for p in problems]
-padded_ids = {
-    side: tuple(t.to(run.device) for t in encode(PROMPTS, words, side))
-    for side in ("left", "right")
-}
-short = ~padded_ids["left"][1].bool().all(1).cpu()  # the rows that are padded
-
-host = benches[0].pair.target
+WORDS = tokenizer("target")
+END, SIGN = WORDS.eos_token_id, WORDS.convert_tokens_to_ids(MARKER)
+bench = answering.bench(HOSTS, run.device, run.host, asked=run.asked, exams=("report", "select"))
+first = bench.home(0)
+host, problems = first.pair.target, first.exams["report"].problems
 torch.manual_seed(0)
-learned = GPT2LMHeadModel(
-    GPT2Config(
-        vocab_size=len(words),
-        n_positions=64,
-        n_embd=64,
-        n_layer=2,
-        n_head=4,
-        bos_token_id=words.bos_token_id,
-        eos_token_id=end,
-    )
-)
-learned = learned.eval().to(run.device)
+sizes = {"n_positions": 64, "n_embd": 64, "n_layer": 2, "n_head": 4, "bos_token_id": END, "eos_token_id": END}
+learned = GPT2LMHeadModel(GPT2Config(vocab_size=len(WORDS), **sizes)).eval().to(run.device)
 
 
-def next_logits(model, counted: bool, column: str = "last"):
-    """The logits of the next token: with position ids from the mask or without, of the last column or the last text."""
+def next_logits(model, given: bool = False, text: bool = False):
+    """Logits of the next token: with position ids from the mask or without, of the last column or the last of text."""
 
-    def read_next(ids, mask):
-        given = {"position_ids": positions(mask) * mask} if counted else {}
-        logits = model(input_ids=ids, attention_mask=mask, **given).logits
-        if column == "last":
-            return logits[:, -1]
-        return logits[torch.arange(len(ids)), mask.cumsum(1).argmax(1)]
+    def logits(ids, mask):
+        where = {"position_ids": positions(mask) * mask} if given else {}
+        said = model(input_ids=ids, attention_mask=mask, **where).logits
+        return said[torch.arange(len(ids)), mask.cumsum(1).argmax(1) if text else -1]
 
-    return read_next
+    return logits
 
 
-few = [
-    torch.tensor(words(t, add_special_tokens=False)["input_ids"], device=run.device)
-    for t in PROMPTS[:60]
+prompts = [prompt(p.question, WORDS) for p in problems]  # every seed is asked the same
+GIVEN = {side: tuple(t.to(run.device) for t in encode(prompts, WORDS, side)) for side in ("left", "right")}
+SHORT = (GIVEN["right"][1] == 0).any(1).cpu()  # the rows that are padded
+few = [ids[there.bool()] for ids, there in zip(*GIVEN["left"], strict=True)][:60]
+READ = {
+    "column counted": ("left", False, False),
+    "position ids from the mask": ("left", True, False),
+    "last column": ("right", True, False),
+    "last column of text": ("right", True, True),
+}
+shifts = [
+    (name, way, padding_shift(next_logits(model, *how), few, WORDS.pad_token_id, side))
+    for name, model in (("Llama", host), ("GPT-2, untrained", learned))
+    for way, (side, *how) in READ.items()
 ]
-WAYS = {
-    "forward, column counted": (False, "last", "left"),
-    "forward, position ids from the mask": (True, "last", "left"),
-    "last column": (True, "last", "right"),
-    "last column of text": (True, "text", "right"),
-}
-shifts = {
-    (kind, way): padding_shift(
-        next_logits(model, counted, column), few, words.pad_token_id, side
-    )
-    for kind, model in (("Llama", host), ("GPT-2, untrained", learned))
-    for way, (counted, column, side) in WAYS.items()
-}
-Markdown(
-    "| host | padded on the | read | largest change of a logit | another likeliest token (% of padded rows) |\n"
-    "|---|---|---|--:|--:|\n"
-    + "\n".join(
-        f"| {kind} | {found.side} | {way} | {found.logits:.1g} | {100 * found.changed:.0f} |"
-        for (kind, way), found in shifts.items()
-    )
-    + f"\n\n{int(short[: len(few)].sum())} of {len(few)} prompts are padded."
+table(
+    "host | padded on the | read | largest change of a logit | another likeliest token (% of padded rows)",
+    ((name, shift.side, way, f"{shift.logits:.1g}", 100 * shift.changed) for name, way, shift in shifts),
+    f"{shifts[0][2].padded} of {shifts[0][2].rows} prompts are padded.",
 )
 
 # %% [markdown]
 # With left padding a rotary host does not mind a missing position id: every token of a row is moved by the same number of
 # columns, and all distances stay. The host with learned positions does mind. With right padding the last column tells
 # something else in either host. Where the last column *of text* is read instead, right padding changes nothing but
-# rounding.
-#
+# rounding. And with the question hidden there is nothing to pad:
+
+# %%
+padding_shift(next_logits(host, True), list(first.exams["report"].hidden[0][:8]), WORDS.pad_token_id, "right")
+
+# %% [markdown]
 # ### When it stops
 #
 # Greedy decoding stops where the end token has the largest logit. A repetition penalty $\theta$ changes the logits $z_v$ of
@@ -250,53 +152,28 @@ Markdown(
 # other position it was pushed down with the rest of the vocabulary. Right behind the number of a correct solution it
 # stands here:
 
+
 # %% tags=["hide-input"]
-# The exams hold what source and prompts are: hosts of one tokenizer can be exchanged.
-endless = [
-    replace(
-        own,
-        pair=replace(
-            own.pair,
-            target=small_solver("endless", h, size.host, HOSTS, run.device),
-        ),
-    )
-    for own, h in zip(benches, HOST_SEEDS, strict=True)
-]
-
-
-@torch.no_grad()
-def answer_states(model, exam: Exam, rows: slice, bridge=None):
-    """A host's last states before each token of right solutions, and those tokens; with a bridge, question hidden."""
-    (ids, mask), labels = exam.prompts(visible=bridge is None), exam.labels[rows]
-    there = labels != -100
-    soft = bridge and bridge(exam.states[:, rows], exam.mask[rows])
-    given = spoken_to(
-        model,
-        soft,
-        torch.cat([ids[rows], labels.clamp_min(0)], 1),
-        torch.cat([mask[rows], there.long()], 1),
-    )
-    states = model.model(
-        **given, position_ids=positions(given["attention_mask"])
-    ).last_hidden_state
-    return states[:, -labels.shape[1] - 1 : -1][there], labels[there]
-
-
-rows = []
-for kind, group in (("healthy", benches), ("endless", endless)):
-    for own, h in zip(group, HOST_SEEDS, strict=True):
-        target = own.pair.target
-        states, labels = answer_states(target, own.exams["report"], slice(None))
+def end_behind_number(arms, seeds):
+    """Probability and rank of the end token behind the number of right solutions that a host reads itself."""
+    found = {}
+    for (arm, where), seed in product(arms.items(), seeds):
+        own = where.home(seed)
+        exam, rows = own.exams["report"], torch.arange(where.asked)
         with torch.no_grad():
-            logits = target.lm_head(states[labels == end])
-        rank = 1 + (logits > logits[:, end, None]).sum(1).float()
-        chance = logits.softmax(-1)[:, end]
-        rows.append(
-            f"| {kind}, seed {h} | {chance.mean():.2g} | {rank.median():.0f} of {logits.shape[1]} |"
-        )
-Markdown(
-    "| target | mean probability of the end token | its median rank |\n|---|--:|--:|\n"
-    + "\n".join(rows)
+            told = bridge_logits(own.pair.target, None, exam, rows, True)[:, -exam.labels.shape[1] - 1 : -1]
+        logits = told[exam.labels == END]
+        rank = 1 + (logits > logits[:, [END]]).sum(1).float().mean().item()
+        found[arm, seed] = Outcome({0: {"probability": logits.softmax(-1)[:, END].mean().item(), "rank": rank}})
+    return found
+
+
+endless = replace(bench, target="endless")
+ends = run.study("end token", end_behind_number, {"healthy": bench, "endless": endless})
+table(
+    "target | n | probability of the end token | its rank",
+    ((kind, len(ends.seeds(kind)), ends.mean(kind, "probability"), ends.mean(kind, "rank")) for kind in ends.arms),
+    f"Mean [95 % interval] over n hosts; {len(WORDS)} tokens.",
 )
 
 # %% [markdown]
@@ -305,205 +182,121 @@ Markdown(
 # ### Left against right
 #
 # The same questions and the same weights, in batches padded on either side. The target alone gets token ids and their mask.
-# The bridged target gets embeddings: eight or more soft tokens (the profile's number), then the prompt with the question
-# in sight. Its bridges were trained for a few steps with the padding on the left; a visible question leaves them little to
-# learn. Questions have one step or two, so that there are two lengths, and only the shorter rows are padded: their share
-# bounds what padding can cost here. In real text nearly every row is padded. The targets of two seeds differed so much in
-# scouting that their interval said nothing. Two more were taken beside them, before either was looked at.
+# The bridged target gets embeddings: soft tokens, then the prompt with the question in sight. Its bridges were trained for
+# a few steps with the padding on the left; a visible question leaves them little to learn. Questions have one step or
+# two, so that there are two lengths, and only the shorter rows are padded: their share bounds what padding can cost here.
+# In real text nearly every row is padded.
+#
+# Why the side should matter is asked beside it. `generate` takes two things from the last column of the prompts: the logits
+# of the first new token, and the position from which it counts on. Greedy decoding by hand takes either from the last
+# column of *text* instead.
 
 
 # %%
-@torch.no_grad()
-def by_ids(model, given: tuple[torch.Tensor, torch.Tensor], **options) -> Answers:
-    """What a host says to prompts that are handed over as token ids."""
-    ids, mask = given
-    said = model.generate(
-        input_ids=ids,
-        attention_mask=mask,
-        **{"max_new_tokens": LONGEST, "do_sample": False} | options,
-    )
-    return read(until_end(said[:, ids.shape[1] :], end), problems, words)
+def by_hand(model, given, problems, read_text: bool, count_text: bool) -> Answers:
+    """Greedy decoding behind prompts padded on the right, with `generate`'s two faults or without."""
+    (ids, mask), begun = given, given[0].shape[1]
+    told, place = mask.sum(1, keepdim=True), positions(mask) * mask
+    for step in range(LONGEST):
+        last = told[:, 0] - 1 if step == 0 and read_text else -1
+        logits = model(input_ids=ids, attention_mask=mask, position_ids=place).logits[torch.arange(len(ids)), last]
+        ids = torch.cat([ids, logits.argmax(-1, keepdim=True)], 1)
+        mask, place = pad(mask, (0, 1), value=1), torch.cat([place, step + (told if count_text else told * 0 + 1)], 1)
+    return read(until_end(ids[:, begun:], END), problems, WORDS)
 
 
-def soft_tokens(bridge, exam: Exam, shuffled: bool = False) -> torch.Tensor:
-    """A bridge's soft tokens, from each problem's own source states or from another's."""
-    with torch.no_grad():
-        if shuffled:
-            return bridge(exam.states.roll(1, 1), exam.mask.roll(1, 0))
-        return bridge(exam.states, exam.mask)
+def both_sides(bridge, home) -> dict[str, float]:
+    """Accuracy with the same prompts padded on either side, of all rows and of those that are padded."""
+    model, exam, found = home.pair.target, home.exams["report"], {}
+    for side, (ids, mask) in GIVEN.items():
+        if bridge is None:
+            new = model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=LONGEST, do_sample=False)
+            said = read(until_end(new[:, ids.shape[1] :], END), problems, WORDS)
+        else:
+            soft = bridge(exam.states, exam.mask).detach()
+            said = answer(model, WORDS, soft, replace(exam, visible=(ids, mask)), visible=True)
+        right = 100 * torch.tensor(said.right).float()
+        found |= {side: right.mean().item(), f"{side}, padded": right[SHORT].mean().item()}
+    return found
 
 
-targets = [small_solver("target", h, size.host, HOSTS, run.device) for h in TARGETS]
-alone = {
-    (h, side): by_ids(model, given)
-    for h, model in zip(TARGETS, targets, strict=True)
-    for side, given in padded_ids.items()
+# %%
+HANDS = {  # what is read from the text: the first token, the position counted on from
+    "neither": (False, False),
+    "first token": (True, False),
+    "position": (False, True),
+    "both": (True, True),
 }
 
-fit = FitSettings(size.steps, 5e-3, 32, warmup=20, groups=(GATE_GROUP,))
-recipe = BridgeRecipe(fit, size.translator)
-seeing = replace(recipe, visible=True, fit=replace(fit, steps=size.visible))
-in_sight = train_arms({"visible": seeing}, SEEDS, benches)
-bridged = {}
-for (_, seed), found in in_sight.items():
-    own = benches[seed % len(benches)]
-    exam, target = own.exams["report"], own.pair.target
-    soft = soft_tokens(found.bridge, exam)
-    for side, given in padded_ids.items():
-        bridged[seed, side] = answer(
-            target, words, soft, replace(exam, visible=given), visible=True
-        )
-    bridged[seed, "shuffled"] = answer(
-        target, words, soft_tokens(found.bridge, exam, True), exam, visible=True
-    )
+
+def alone(arms, seeds):
+    """A target alone on both sides, and its padded rows decoded by hand with either fault mended."""
+    found, given = {}, [t[SHORT] for t in GIVEN["right"]]
+    asked = [p for p, padded in zip(problems, SHORT, strict=True) if padded]
+    for arm, seed in product(arms, seeds):
+        home = bench.home(seed)
+        by = {name: by_hand(home.pair.target, given, asked, *mended).accuracy for name, mended in HANDS.items()}
+        found[arm, seed] = Outcome({0: both_sides(None, home) | by})
+    return found
 
 
-def share(right, chosen) -> float:
-    """Right answers among the chosen rows, in points."""
-    return 100 * torch.tensor(right)[chosen].float().mean().item()
+ALONE, BRIDGED = "target alone, ids", "bridged, embeddings"
+fit = FitSettings(run.steps, 5e-3, 32, warmup=20, groups=(GATE_GROUP,))
+recipe = BridgeRecipe(fit, TranslatorSettings(bottleneck=run.width, tokens=run.tokens, depth=2, heads=8))
+seeing = replace(recipe, visible=True, fit=replace(fit, steps=run.visible))
+sides = run.study("target alone", alone, {ALONE: "generate and by hand"})
+sides |= run.study("in sight", bench.train, {BRIDGED: seeing}, read=both_sides)
 
-
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "Accuracy with the padding on the left and on the right, all questions (left panel) and the padded ones alone (right panel). Each line joins one set of weights: a target alone, given token ids, or a bridge with the question visible, given embeddings.", "name": "fig-padding-sides"}, "image": {"alt": "Two panels of lines falling from left padding to right padding. In the left panel all start at or near the top and fall by some twenty points; in the right panel, which holds the padded questions alone, they fall several times as far and fan out. Targets alone and bridges fall alike."}}
-figure, panels = plt.subplots(1, 2, figsize=(7.2, 3.2), sharey=True)
-for axes, chosen, name in (
-    (panels[0], slice(None), "all questions"),
-    (panels[1], short, "padded rows"),
-):
-    for group, keys, colour, dash in (
-        ("target alone, ids", [(alone, h) for h in TARGETS], "blue", "-"),
-        ("bridged, embeddings", [(bridged, s) for s in SEEDS], "orange", "--"),
-    ):
-        for i, (said, key) in enumerate(keys):
-            axes.plot(
-                [0, 1],
-                [share(said[key, side].right, chosen) for side in padded_ids],
-                "o" + dash,
-                color=COLOURS[colour],
-                alpha=0.8,
-                label=None if i else group,
-            )
-    axes.set(xlim=(-0.2, 1.2), ylim=(0, 103), title=name)
-    axes.set_xticks((0, 1), ("left", "right"))
-panels[0].set(ylabel="accuracy (%)", xlabel="padding")
-panels[1].set(xlabel="padding")
-panels[0].legend(loc="lower left")
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Accuracy with the padding on the left and on the right, of all questions and of the padded ones alone: means over seeds with their 95 % interval; small dots are the seeds of this page. A target alone is given token ids, a bridged one embeddings with the question visible.", "name": "fig-padding-sides"}, "image": {"alt": "Two panels with a row for targets alone and one for bridged targets. Padded on the left both are near the top. Padded on the right they lie lower, by far the most in the right panel, which holds the padded questions alone."}}
+panels = zip(figure(columns=2, height=2.2), ("", ", padded"), ("all questions", "padded rows"), strict=True)
+for axes, part, name in panels:
+    for side, colour, nudge in (("left", BLUE, -0.15), ("right", ORANGE, 0.15)):
+        dots(
+            axes,
+            {arm: sides.mean(arm, side + part) for arm in sides.arms},
+            points={arm: sides.live.values(arm, side + part) for arm in sides.arms},
+            colour=colour, nudge=nudge, legend=f"padded on the {side}", title=name, xlabel="accuracy (%)", xlim=(-3, 103),
+        )  # fmt: skip
+axes.legend(fontsize=8, loc="lower left")
 plt.show()
 
-# %% tags=["hide-input"]
-fed = {
-    h: answer(
-        model,
-        words,
-        None,
-        replace(benches[0].exams["report"], visible=padded_ids["right"]),
-        visible=True,
-    )
-    for h, model in zip(TARGETS, targets, strict=True)
-}
-same = sum(fed[h].ids == alone[h, "right"].ids for h in TARGETS)
-
-
-def side_row(name: str, said, keys) -> str:
-    """Accuracies of a group on either side, of all rows and by padding."""
-    cells = [
-        mean_interval([share(said[k, side].right, chosen) for k in keys])
-        for side, chosen in (
-            ("left", slice(None)),
-            ("right", slice(None)),
-            ("right", short),
-            ("right", ~short),
-        )
-    ]
-    return f"| {name} | {len(keys)} | " + " | ".join(map(str, cells)) + " |"
-
-
-sources = [source_alone(own.pair, own.exams["report"]) for own in benches]
-
-
-def over(values) -> Estimate:
-    """Mean with its interval."""
-    return mean_interval(list(values))
-
-
-Markdown(
-    "| accuracy (%) | n | left | right | right, padded rows | right, rows without padding |\n|---|--:|---|---|---|---|\n"
-    + side_row("target alone, ids", alone, TARGETS)
-    + "\n"
-    + side_row("bridged, embeddings", bridged, SEEDS)
-    + f"\n\nMean [95 % interval] over n hosts or bridges; {int(short.sum())} of {len(short)} rows are padded. The other two"
-    f" of the four lines, both padded on the left: source alone {sources[0].accuracy:.3g} and {sources[1].accuracy:.3g} % (the"
-    f" hosts of seed {HOST_SEEDS[0]} and {HOST_SEEDS[1]}), shuffled source"
-    f" {over(bridged[s, 'shuffled'].accuracy for s in SEEDS)} %: the target reads the question itself. Ids and embeddings"
-    f" without soft tokens gave the same right-padded answers, token for token, in {same} of {len(TARGETS)} hosts."
-)
-
-# %% [markdown]
-# With the question hidden the prompts are equal, and there is nothing to pad:
 
 # %% tags=["hide-input"]
-hidden = {
-    side: encode([prompt("", words)] * len(problems), words, side)
-    for side in padded_ids
-}
-equal = all(torch.equal(*pair) for pair in zip(*hidden.values(), strict=True))
-quiet = padding_shift(
-    next_logits(host, True),
-    list(hidden["right"][0][:8].to(run.device)),
-    words.pad_token_id,
-    "right",
-)
-Markdown(
-    f"Ids and masks of both sides are {'equal' if equal else 'different'}: {quiet.padded} of {quiet.rows} prompts of a batch"
-    " have padding, the target is handed the same tensors, and its logits cannot differ. A log that hides the question"
-    " from its target cannot have been harmed by the side of its target's padding."
+def minus(after: str, before: str):
+    """One reading less another, of the same run."""
+    return lambda one: one[after].iloc[-1] - one[before].iloc[-1]
+
+
+VIEWS = ("left", "right", minus("left", "right"), "right, padded")
+table(
+    "accuracy (%) | n | left | right | left minus right (points) | right, padded rows",
+    ((arm, len(sides.seeds(arm)), *(sides.mean(arm, view) for view in VIEWS)) for arm in sides.arms),
+    f"Mean [95 % interval] over n pairs of hosts; {run.asked} questions, {int(SHORT.sum())} of them padded. Source alone"
+    f" {sides.mean(BRIDGED, 'source alone')} %, shuffled source {sides.mean(BRIDGED, 'shuffled source')} %: the target reads"
+    " the question itself.",
 )
 
 # %% [markdown]
 # ### Answers that cannot stop
 #
 # Bridges with the question hidden, into endless hosts, and trained on answers whose end token is masked as well: neither
-# part has seen an end. Each generation is marked in three ways. *First marker*: the number behind the first `####`. *Last
-# number*: the last number of the text, as many a script does it. *Strict*: the number behind the first marker, right, and
-# directly behind it the end token. They are decoded greedily up to a limit, and then with what the log advised.
-#
-# With embeddings as input, `generate` knows the new tokens alone: the penalty counts no token of the prompt. The forced
-# length is chosen for each bridge on the other exam. The quick profile was shortened, for time alone, from 200 steps to
-# 140, from 40 to 24 with the question visible, and from exams of 200 questions to 150. The verdicts are those of the
-# longer version, in which more answers were right.
-
+# part has seen an end. Each generation is marked in three ways by `strict_marks`. *First marker*: the number behind the
+# first `####`. *Last number*: the last number of the text, as many a script does it. *Strict*: the number behind the first
+# marker, right, and directly behind it the end. The answers are decoded greedily up to a limit, then with what the log
+# advised, and with a rule that lets nothing but the end follow the number behind the marker. With embeddings as input,
+# `generate` knows the new tokens alone, and the penalty counts no token of the prompt. The forced length is chosen for
+# each bridge on the other exam.
 
 # %%
-def strict(said: Answers, which=slice(None), ends=(end, marker)) -> float:
-    """Right numbers behind the first marker, directly followed by the end token, in points."""
-    stop, sign = ends
-    ended = [
-        right and ids[-1] == stop and ids[-3:-2] == [sign] and ids.count(sign) == 1
-        for right, ids in zip(said.right, said.ids, strict=True)
-    ]
-    return share(ended, which)
+PLAIN, FORCED, RULE = "as it comes", "end forced at a length", "end behind the answer"
+PENALTIES, LENGTHS, LONG = (1.2, 2.0, 5.0), range(6, LONGEST + 1), 60
+MARKS = {"first": "first marker", "last": "last number", "strict": "strict", "ended": "ended"}
+PARTS = {"one step": (1,), "two steps": (2,), "all": (1, 2)}
 
 
-def at_last(said: Answers) -> float:
-    """Right last numbers, in points."""
-    each = zip(said.texts, problems, strict=True)
-    return share(
-        [last_number(text) == str(p.answer) for text, p in each], slice(None)
-    )
-
-
-def cut(said: Answers, length: int, asked) -> Answers:
-    """The same generations, ended after so many tokens with the end token."""
-    kept = [i if end in i[:length] else [*i[: length - 1], end] for i in said.ids]
-    return read(kept, asked, words)
-
-
-def forced(length: int) -> dict[str, int]:
-    """The end token banned before a length, and forced there."""
-    return {
-        "min_new_tokens": length - 1,
-        "max_new_tokens": length,
-        "forced_eos_token_id": end,
-    }
+def without_end(labels, step: int):
+    """The training answers with their end token masked."""
+    return labels.masked_fill(labels == END, -100)
 
 
 class EndBehindAnswer(LogitsProcessor):
@@ -511,165 +304,84 @@ class EndBehindAnswer(LogitsProcessor):
 
     def __call__(self, ids, scores):
         if ids.shape[1] >= 2:
-            done = ids[:, -2] == marker
+            done = ids[:, -2] == SIGN
             scores[done] = -torch.inf
-            scores[done, end] = 0.0
+            scores[done, END] = 0.0
         return scores
 
 
-def without_end(own: Bench) -> Bench:
-    """The bench whose training answers have their end token masked."""
-    labels = own.taught.labels
-    masked = labels.masked_fill(labels == end, -100)
-    return replace(own, taught=replace(own.taught, labels=masked))
+# %%
+def say(bridge, home, name: str = "report", **options) -> list[list[int]]:
+    """What a target says behind a bridge's soft tokens, question hidden."""
+    exam = home.exams[name]
+    soft = bridge(exam.states, exam.mask).detach()
+    return answer(home.pair.target, WORDS, soft, exam, visible=False, **options).ids
 
 
-def say(found, own: Bench, name: str = "report", target=None, **options) -> Answers:
-    """What a bench's target says behind a bridge's soft tokens, question hidden."""
-    exam = own.exams[name]
-    soft = soft_tokens(found.bridge, exam)
-    return answer(target or own.pair.target, words, soft, exam, False, **options)
+def cut(ids, length: int):
+    """The same generations, ended with token `length` at the latest."""
+    return [[*row[: length - 1], END] for row in ids]
 
 
-unending = train_arms(
-    {"hidden": recipe}, SEEDS, [without_end(own) for own in endless]
-)
-LENGTHS = range(6, LONGEST + 1)
-PLAIN, PENALTY, CONTROL, RULE = (
-    "as it comes",
-    "penalty 1.2",
-    "forced length",
-    "end behind the answer",
-)
-said, lengths = {}, {}
-for (_, seed), found in unending.items():
-    own = endless[seed % len(endless)]
-    other = say(found, own, "select")
-    select = own.exams["select"].problems
-    lengths[seed] = max(LENGTHS, key=lambda n: strict(cut(other, n, select)))
-    said[PLAIN, seed] = say(found, own)
-    said[PENALTY, seed] = say(found, own, repetition_penalty=1.2)
-    said[CONTROL, seed] = say(found, own, **forced(lengths[seed]))
-    rule = LogitsProcessorList([EndBehindAnswer()])
-    said[RULE, seed] = say(found, own, logits_processor=rule)
-
-# %% tags=["hide-input"]
-MARKS = {
-    "first marker": lambda a: a.accuracy,
-    "last number": at_last,
-    "strict": strict,
-}
+def marks(ids, problems):
+    """All marks of generated ids."""
+    texts = WORDS.batch_decode(ids, skip_special_tokens=True)
+    return strict_marks(texts, [row[-1] == END for row in ids], [p.answer for p in problems])
 
 
-def shown(a: Answers, limit: int = LONGEST) -> Degeneration:
-    """How its generations degenerate."""
-    return degeneration(a.ids, end, limit)
+def ways(bridge, home) -> dict[str, float]:
+    """The marks of one bridge's answers, in points, by the way they are generated."""
+    known, other = (home.exams[name].problems for name in ("report", "select"))
+    plain, chosen = say(bridge, home), say(bridge, home, "select")
+    length = max(LENGTHS, key=lambda n: marks(cut(chosen, n), other).strict)
+    options = {PLAIN: {}} | {f"penalty {theta:g}": {"repetition_penalty": theta} for theta in PENALTIES}
+    options[FORCED] = {"min_new_tokens": length - 1, "max_new_tokens": length, "forced_eos_token_id": END}
+    options[RULE] = {"logits_processor": LogitsProcessorList([EndBehindAnswer()])}
+    found = {"loops at length": 100 * degeneration(say(bridge, home, max_new_tokens=LONG), END, LONG).loops}
+    for way, given in options.items():
+        seen = marks(say(bridge, home, **given), known)
+        found |= {f"{way}: {mark}": 100 * getattr(seen, mark) for mark in MARKS}
+    for n, (part, steps) in product(LENGTHS, PARTS.items()):
+        rows = [i for i, p in enumerate(known) if len(p.steps) in steps]
+        seen = marks(cut([plain[i] for i in rows], n), [known[i] for i in rows])
+        found[f"cut at {n}: {part}"] = 100 * seen.strict
+    return found
 
 
-def stop_row(name: str, each: list[Answers], ends=(end, marker)) -> str:
-    """The three marks and the share without an end, of two runs as they are, of more with their interval."""
-    marks = [
-        [a.accuracy for a in each],
-        [at_last(a) for a in each],
-        [strict(a, ends=ends) for a in each],
-        [100 - share([a[-1] == ends[0] for a in b.ids], slice(None)) for b in each],
-    ]
-    cells = [
-        str(over(m)) if len(m) > 2 else ", ".join(f"{v:.3g}" for v in m)
-        for m in marks
-    ]
-    return f"| {name} | {len(each)} | " + " | ".join(cells) + " |"
-
-
-HEAD = (
-    "| accuracy (%) | n | first marker | last number | strict | without an end (%) |\n"
-    "|---|--:|---|---|---|---|\n"
-)
-own_words = benches[0].pair.source_words
-read_by_source = own_words.eos_token_id, own_words.convert_tokens_to_ids(MARKER)
-asked_alone = [
-    answer(own.pair.target, words, None, own.exams["report"], visible=True)
-    for own in endless
-]
-shuffled = [
-    answer(
-        endless[s % 2].pair.target,
-        words,
-        soft_tokens(
-            unending["hidden", s].bridge, endless[s % 2].exams["report"], True
-        ),
-        endless[s % 2].exams["report"],
-        visible=False,
-    )
-    for s in SEEDS
-]
-Markdown(
-    HEAD
-    + "\n".join(
-        [
-            stop_row("target alone, endless", asked_alone),
-            stop_row("source alone", sources, read_by_source),
-            stop_row("bridged", [said[PLAIN, s] for s in SEEDS]),
-            stop_row("shuffled source", shuffled),
-        ]
-    )
-    + f"\n\nMean [95 % interval] over n bridges, or the two values; {len(problems)} questions, at most {LONGEST} new"
-    " tokens. Alone, the target reads the question."
-)
+HIDDEN, SHOWN, HEALTHY = "endless host, end masked", "endless host, end in the answers", "healthy host, end masked"
+masked = replace(recipe, labels=without_end)
+stop = run.study("stopping", endless.train, {HIDDEN: masked}, read=ways)
+stop |= run.study("end shown", endless.train, {SHOWN: recipe}, seeds=(), read=ways)
+stop |= run.study("healthy", bench.train, {HEALTHY: masked}, seeds=(), read=ways)
 
 # %% [markdown]
-# The same generations go on in this way; the right answer is in many of them, and a reader who looks at the end sees
-# nonsense. Two such answers of each of two seeds, the first that are right at the first marker:
+# The same generations go on in this way: the right answer is in many of them, and a reader who looks at the end sees
+# nonsense.
 
 # %% tags=["hide-input"]
-LIMIT = 60
-longer = {
-    s: say(unending["hidden", s], endless[s % 2], max_new_tokens=LIMIT)
-    for s in (0, 1)
-}
-Markdown(
-    "| seed | right answer | bridged, 60 new tokens |\n|--:|--:|---|\n".replace(
-        "60", str(LIMIT)
-    )
-    + "\n".join(
-        f"| {s} | {problems[i].answer} | `{longer[s].texts[i]}` |"
-        for s in longer
-        for i in [j for j, right in enumerate(longer[s].right) if right][:2]
-    )
-    + "\n\n"
-    + " ".join(
-        f"Of seed {s}, {100 * shown(longer[s], LIMIT).loops:.0f} % of the generations have run into a loop of one to four"
-        f" tokens at {LIMIT} tokens, and {100 * shown(said[PLAIN, s]).loops:.0f} % at {LONGEST}."
-        for s in longer
-    )
+said = [
+    [(seed, p.answer, f"`{text}`") for p, text in zip(problems, stop.texts(HIDDEN, seed, "report"), strict=True)]
+    for seed in (0, 1)
+]
+right = [[row for row in rows if f"{MARKER} {row[1]} " in row[2]] for rows in said]
+table(
+    "seed | right answer | bridged",
+    right[0][:2] + right[1][:2],
+    f"Answers that are right at the first marker. At {LONG} tokens {stop.mean(HIDDEN, 'loops at length')} % of the"
+    " generations have run into a loop of one to four tokens.",
 )
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "The same bridges and weights under four ways of generating, marked in three ways. Small dots are seeds, bars 95 % intervals.", "name": "fig-stopping-ways"}, "image": {"alt": "Four rows of points. As it comes and with the penalty, accuracy at the first marker is a little above one third, at the last number below one fifth, and strict accuracy lies on zero. With a forced length strict accuracy comes about half of the way towards the first marker. With the end placed behind the answer all three marks coincide."}}
-figure, axes = plt.subplots(figsize=(7.2, 3.3))
-LOOKS = (("blue", "o", -0.2), ("grey", "s", 0.0), ("orange", "D", 0.2))
-for (name, mark), (colour, shape, dy) in zip(MARKS.items(), LOOKS, strict=True):
-    for y, way in enumerate((PLAIN, PENALTY, CONTROL, RULE)):
-        values = [mark(said[way, s]) for s in SEEDS]
-        axes.plot(
-            values, [y + dy] * len(values), ".", color=COLOURS[colour], alpha=0.5
-        )
-        mean = over(values)
-        draw_intervals(
-            axes,
-            [y + dy],
-            [mean],
-            flat=True,
-            fmt=shape,
-            color=COLOURS[colour],
-            capsize=3,
-            label=None if y else name,
-        )
-axes.set_yticks(range(4), (PLAIN, PENALTY, CONTROL, RULE))
-axes.invert_yaxis()
-axes.set(xlabel="accuracy (%)", xlim=(-3, 103))
-figure.legend(
-    *axes.get_legend_handles_labels(), loc="outside lower center", ncols=3
-)
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "The same bridges and weights under four ways of generating, marked in three ways: means over seeds with their 95 % interval; small dots are the seeds of this page.", "name": "fig-stopping-ways"}, "image": {"alt": "Four rows of points. As it comes and with the penalty, accuracy at the first marker is highest, at the last number lower, and strict accuracy lies on zero. With a forced length strict accuracy comes part of the way towards the first marker. With the end placed behind the answer all three marks coincide."}}
+SHOW = (PLAIN, "penalty 1.2", FORCED, RULE)
+axes = figure(height=3.3)
+for mark, colour, shape, nudge in (("first", BLUE, "o", -0.2), ("last", GREY, "s", 0.0), ("strict", ORANGE, "D", 0.2)):
+    dots(
+        axes,
+        {way: stop.mean(HIDDEN, f"{way}: {mark}") for way in SHOW},
+        points={way: stop.live.values(HIDDEN, f"{way}: {mark}") for way in SHOW},
+        colour=colour, mark=shape, nudge=nudge, legend=MARKS[mark], xlabel="accuracy (%)", xlim=(-3, 103),
+    )  # fmt: skip
+axes.figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3)
 plt.show()
 
 # %% [markdown]
@@ -677,46 +389,23 @@ plt.show()
 # (verdict-c9)=
 # ## Verdict
 
-
 # %% tags=["hide-input"]
-def difference(after, before) -> Estimate:
-    """Mean of paired differences."""
-    return over(a - b for a, b in zip(after, before, strict=True))
-
-
-run.note(
-    ledger.judge(
-        "C2",
-        {
-            "left_padding_gain_ids": difference(
-                [alone[h, "left"].accuracy for h in TARGETS],
-                [alone[h, "right"].accuracy for h in TARGETS],
-            ),
-            "left_padding_gain_embeds": difference(
-                [bridged[s, "left"].accuracy for s in SEEDS],
-                [bridged[s, "right"].accuracy for s in SEEDS],
-            ),
-        },
-    )
+run.judge(
+    "C2",
+    lambda: {
+        "left_padding_gain_ids": sides.mean(ALONE, minus("left", "right")),
+        "left_padding_gain_embeds": sides.mean(BRIDGED, minus("left", "right")),
+    },
 )
 
 # %% tags=["hide-input"]
-plain = [said[PLAIN, s] for s in SEEDS]
-gains = {
-    way: difference([strict(said[way, s]) for s in SEEDS], map(strict, plain))
-    for way in (PENALTY, CONTROL, RULE)
-}
-run.note(
-    ledger.judge(
-        "C9",
-        {
-            "right_before_loop": difference(
-                [a.accuracy for a in plain], map(at_last, plain)
-            ),
-            "repetition_penalty_gain": gains[PENALTY],
-            "end_token_control_gain": gains[CONTROL],
-        },
-    )
+run.judge(
+    "C9",
+    lambda: {
+        "right_before_loop": stop.mean(HIDDEN, minus(f"{PLAIN}: first", f"{PLAIN}: last")),
+        "repetition_penalty_gain": stop.mean(HIDDEN, minus("penalty 1.2: strict", f"{PLAIN}: strict")),
+        "end_token_control_gain": stop.mean(HIDDEN, minus(f"{FORCED}: strict", f"{PLAIN}: strict")),
+    },
 )
 
 # %% tags=["nbval-check-output", "keep_output", "remove-input"]
@@ -730,298 +419,85 @@ print(run.verdict_lines())
 #
 # ### Two things taken from the wrong column
 #
-# The side matters, and not because attention is corrupted. The mask keeps padding out of it on either side. But `generate`
-# takes two things from the last column of the prompts: the logits of the first new token, and the position from which it
-# counts on. Where that column is padding, the first token is foretold by a padding token, and the new tokens are counted
-# from the padding's position, which is 0 in the version of transformers named under *Provenance*. Decoding by hand takes
-# either from the last column of *text* instead.
-
+# The side matters, and not because attention is corrupted: the mask keeps padding out of it on either side. Where the
+# last column is padding, the first token is foretold by a padding token, and the new tokens are counted from the
+# padding's position. The padded rows, padded on the right, decoded by hand:
 
 # %% tags=["hide-input"]
-@torch.no_grad()
-def by_hand(model, ids, mask, read_text: bool, count_text: bool) -> Answers:
-    """Greedy decoding behind prompts padded on the right, with `generate`'s two faults or without."""
-    begun, told, asked = ids.shape[1], mask.sum(1, keepdim=True), mask
-    for step in range(LONGEST):
-        place = positions(mask)
-        if not count_text:  # padding stands at 0, and what follows it at 1, 2, ...
-            place = torch.cat(
-                [positions(asked) * asked, place[:, begun:] - told + 1], 1
-            )
-        logits = model(
-            input_ids=ids, attention_mask=mask, position_ids=place
-        ).logits
-        last = mask.cumsum(1).argmax(1) if step == 0 and read_text else -1
-        new = logits[torch.arange(len(ids)), last].argmax(-1, keepdim=True)
-        ids = torch.cat([ids, new], 1)
-        mask = torch.cat([mask, torch.ones_like(new)], 1)
-        if (ids[:, begun:] == end).any(1).all():
-            break
-    return read(until_end(ids[:, begun:], end), few_problems, words)
-
-
-places = short.nonzero().flatten().tolist()
-few_problems = [problems[i] for i in places]
-rows_right = tuple(t[short.to(run.device)] for t in padded_ids["right"])
-HANDS = {
-    "as `generate` has them": (False, False),
-    "first token read from the text": (True, False),
-    "positions counted on from the text": (False, True),
-    "both": (True, True),
-}
-by_cause = {
-    (name, h): by_hand(model, *rows_right, *faults)
-    for name, faults in HANDS.items()
-    for h, model in zip(TARGETS, targets, strict=True)
-}
-
-
-def equal_to(side: str, name: str) -> int:
-    """Answers that are, token for token, those of `generate`, over all hosts."""
-    return sum(
-        by_cause[name, h].ids[n] == alone[h, side].ids[i]
-        for h in TARGETS
-        for n, i in enumerate(places)
-    )
-
-
-cases_of = len(TARGETS) * len(places)
-Markdown(
-    "| padded rows, padding on the right | accuracy (%) | answers equal to `generate`'s, right padding | left padding |\n"
-    "|---|---|--:|--:|\n"
-    + "\n".join(
-        f"| {name} | {over(by_cause[name, h].accuracy for h in TARGETS)} |"
-        f" {equal_to('right', name)} of {cases_of} | {equal_to('left', name)} of {cases_of} |"
-        for name in HANDS
-    )
-    + f"\n\nMean [95 % interval] over {len(TARGETS)} targets alone, {len(places)} padded questions each."
+table(
+    "taken from the last column of text | accuracy (%) | below left padding, by `generate` (points)",
+    ((name, sides.mean(ALONE, name), sides.mean(ALONE, minus("left, padded", name))) for name in HANDS),
+    f"Mean [95 % interval] over {len(sides.seeds(ALONE))} targets alone. `generate` itself, padded on the right, has"
+    f" {sides.mean(ALONE, 'right, padded')} %.",
 )
 
 # %% [markdown]
 # The first row is `generate` itself, faults and all; the last is right padding with the mask alone to keep it out.
 # Mending the count alone does not help: the first token has to be right as well. So a pipeline that pads on the right
 # can be mended where it reads and where it counts, and padding on the left is the simplest way to have both right.
-# Training is another matter. Teacher forcing reads every column of text at its own place, padding behind the answer
-# comes after all of them, and the causal mask hides it whether or not a mask is given:
-
-# %% tags=["hide-input"]
-WHOLE = [
-    f"{text} {p.solution()} {words.eos_token}"
-    for text, p in zip(PROMPTS, problems, strict=True)
-]
-
-
-@torch.no_grad()
-def teacher_forced(side: str, masked: bool) -> float:
-    """Loss of the answers in nats per token, prompts and answers padded as a whole."""
-    ids, mask = (t.to(run.device) for t in encode(WHOLE, words, side))
-    begins = (ids == words.convert_tokens_to_ids("answer:")).cumsum(1)
-    begins = begins.bool() & (ids != words.convert_tokens_to_ids("answer:"))
-    labels = ids.masked_fill(~(begins & mask.bool()), -100)
-    given = {"attention_mask": mask} if masked else {}
-    return host(input_ids=ids, labels=labels, **given).loss.item()
-
-
-Markdown(
-    "| padding | loss with the mask | without it |\n|---|--:|--:|\n"
-    + "\n".join(
-        f"| {side} | {teacher_forced(side, True):.6f} | {teacher_forced(side, False):.6f} |"
-        for side in ("right", "left")
-    )
-    + f"\n\nNats per token of the answers, {len(problems)} problems, target of seed {HOST_SEEDS[0]}."
-)
-
-# %% [markdown]
+# Training is another matter. Teacher forcing reads every column of text at its own place, and padding behind the answer
+# comes after all of them, where the causal mask hides it.
+#
 # ### The host decides whether it stops
 #
-# As the log says of its own, many of these answers are right before they run on. The penalty does not stop them: it
-# never touches the end token. What stronger penalties do, and how rare an end the runs could have seen:
-
-# %% tags=["hide-input"]
-PENALTIES = (1.0, 1.2, 2.0, 5.0)
-with_penalty = {(1.0, s): said[PLAIN, s] for s in SEEDS} | {
-    (1.2, s): said[PENALTY, s] for s in SEEDS
-}
-for theta in PENALTIES[2:]:
-    for s in SEEDS:
-        with_penalty[theta, s] = say(
-            unending["hidden", s], endless[s % 2], repetition_penalty=theta
-        )
-prompted = {
-    theta: [
-        by_ids(own.pair.target, padded_ids["left"], repetition_penalty=theta)
-        for own in endless
-    ]
-    for theta in PENALTIES
-}
-never = sum(ids[-1] == end for s in SEEDS for ids in said[PENALTY, s].ids)
-bound = wilson(never, len(SEEDS) * len(problems))
-Markdown(
-    "| penalty | bridged, strict | bridged, first marker | target alone, given ids, first marker |\n|--:|---|---|---|\n"
-    + "\n".join(
-        f"| {theta:g} | {over(strict(with_penalty[theta, s]) for s in SEEDS)} |"
-        f" {over(with_penalty[theta, s].accuracy for s in SEEDS)} |"
-        f" {', '.join(f'{a.accuracy:.3g}' for a in prompted[theta])} |"
-        for theta in PENALTIES
-    )
-    + f"\n\nAccuracies in %, {len(SEEDS)} bridges, and both hosts alone. With the log's penalty {never} of {bound.n} answers"
-    f" end, so that at most {100 * bound.high:.2g} % would (Wilson, 95 %, these weights)."
-)
-
-# %% [markdown]
-# Stronger penalties bring no strict answer either, and they cost right ones, since a correct solution repeats itself:
-# the result of one step begins the next, and the last one stands again behind the marker. Given ids, the penalty
-# counts the question's numbers as well; the last column shows what that does to a target which is sure of itself.
-#
-# Control of the end token does gain, and what it gains is bounded by the solutions' lengths:
-
-# %% tags=["hide-input"]
-steps = torch.tensor([len(p.steps) for p in problems])
-Markdown(
-    "| question | share (%) | first marker, forced length | strict at the forced length | strict, end behind the answer |\n"
-    "|---|--:|---|---|---|\n"
-    + "\n".join(
-        f"| {name} | {100 * chosen.float().mean():.0f} |"
-        f" {over(share(said[CONTROL, s].right, chosen) for s in SEEDS)} |"
-        f" {over(strict(said[CONTROL, s], chosen) for s in SEEDS)} |"
-        f" {over(strict(said[RULE, s], chosen) for s in SEEDS)} |"
-        for name, chosen in (("one step", steps == 1), ("two steps", steps == 2))
-    )
-    + "\n\nForced lengths chosen: "
-    + ", ".join(f"{n} (seed {s})" for s, n in sorted(lengths.items()))
-    + f". Gain in strict accuracy over all questions: {gains[CONTROL]} at the forced length, {gains[RULE]} with the end"
-    " placed behind the answer."
-)
-
-# %% [markdown]
-# One length fits answers of one length. A rule that looks at the text, *nothing but the end behind the number that follows
-# the marker*, needs no length and loses no answer, where every number is one token, as here. It is a few lines of a
-# `LogitsProcessor`, and it leaves the cause where it was.
+# Many of these answers are right before they run on, as the log says of its own. The penalty does not stop them: it
+# never touches the end token. Stronger penalties cost right answers as well, since a correct solution repeats
+# itself: the result of one step begins the next, and the last one stands again behind the marker. Control of the end
+# token does gain, and one length fits answers of one length. The rule that looks at the text needs no length, and it is
+# a few lines of a `LogitsProcessor`. All of them leave the cause where it was.
 #
 # Where is the cause? Either the host or the bridge's training answers may lack their end token. So each is given it alone.
-# Two further cases leave the bridges and the endless host as they are, but for one row of the host's output matrix, that
-# of the end token: it is fitted to solved problems which the host reads itself, or which it hears through the bridge. In
-# the quick profile the runs of the first two cases have fewer steps, as all that is asked of them is whether an answer
-# ends.
-
-# %%
-OTHERS = range(min(size.others, run.seeds))
-brief = replace(recipe, fit=replace(fit, steps=size.brief))
-cases = {
-    "healthy host, end masked": [without_end(own) for own in benches],
-    "endless host, answers with their end": endless,
-}
-settled = {
-    name: [
-        say(found, group[seed % 2])
-        for (_, seed), found in train_arms({"": brief}, OTHERS, group).items()
-    ]
-    for name, group in cases.items()
-}
-
-
-def taught_to_end(own: Bench, bridge=None, problems: int = 400, steps: int = 400):
-    """A copy of the host whose output row of the end token has been fitted to solved problems, all else as it was."""
-    model = deepcopy(own.pair.target)
-    states, labels = answer_states(model, own.taught, slice(problems), bridge)
-    with torch.no_grad():
-        logits = model.lm_head(states)
-    row = model.lm_head.weight[end].detach().clone().requires_grad_()
-    optimizer = torch.optim.Adam([row], lr=0.05)
-    column = torch.arange(logits.shape[1], device=logits.device) == end
-    for _ in range(steps):
-        told = torch.where(column, (states @ row)[:, None], logits)
-        loss = cross_entropy(told, labels)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    with torch.no_grad():
-        model.lm_head.weight[end] = row
-    return model
-
-
-settled["endless host, end masked"] = plain
-mended = [taught_to_end(own) for own in endless]
-settled["the same, row fitted to what the host reads"] = [
-    say(unending["hidden", s], endless[s % 2], target=mended[s % 2]) for s in SEEDS
-]
-THROUGH = "the same, row fitted through the bridge"
-settled[THROUGH] = []
-for s in SEEDS:
-    own, found = endless[s % 2], unending["hidden", s]
-    settled[THROUGH].append(
-        say(found, own, target=taught_to_end(own, found.bridge))
-    )
 
 # %% tags=["hide-input"]
-Markdown(
-    HEAD
-    + "\n".join(stop_row(name, each) for name, each in settled.items())
-    + f"\n\nQuestion hidden; mean [95 % interval] over n bridges. The fitted row has {mended[0].config.hidden_size} numbers."
+CASES = [(HIDDEN, way) for way in (PLAIN, *(f"penalty {p:g}" for p in PENALTIES), FORCED, RULE)]
+CASES += [(arm, PLAIN) for arm in (SHOWN, HEALTHY) if arm in stop]
+table(
+    f"bridge into | generated | n | {' | '.join(MARKS.values())}",
+    ((arm, way, len(stop.seeds(arm)), *(stop.mean(arm, f"{way}: {mark}") for mark in MARKS)) for arm, way in CASES),
+    f"Mean [95 % interval] over n pairs of hosts, in %. Alone, with the question in sight, the endless target has"
+    f" {stop.mean(HIDDEN, 'target alone')} % at the first marker; the source has {stop.mean(HIDDEN, 'source alone')} %, and a"
+    f" shuffled source brings {stop.mean(HIDDEN, 'shuffled source')} %.",
 )
 
 # %% [markdown]
 # The healthy host stops by itself behind a bridge that was never shown an end. The endless host does not stop behind
-# one that was: soft tokens before the text do not reach a logit that the host has learnt to keep down. So here whether
-# an answer ends is decided in the host. A few numbers there do most of it, but they have to be fitted where they are
-# used: behind the bridge the host's states are not those of its own reading, and a row fitted to its reading ends
-# many answers before the number, and some of the right ones too late.
+# one that was: soft tokens before the text do not reach a logit that the host has learnt to keep down. Whether an
+# answer ends is decided in the host.
 #
-# The log's target was an ordinary pretrained model that answers well alone. On this evidence, from small models, a
-# masked end token in the training answers of its bridge would not have kept it from stopping. Its loops call for
-# another cause; [the chapter on collapse](peak_and_collapse.ipynb) finds one candidate. Nor do the texts here look
-# like the log's at first: they run on with further sums, and loops in the strict sense come later and in part of them.
-#
-# What can be said of the log's 42 % is what the three marks say here: the number depends on where the answer is read, and
-# a log has to say which.
+# The log's target was an ordinary pretrained model that answers well alone. On this evidence a masked end token in the
+# training answers of its bridge would not have kept it from stopping, and its loops call for another cause;
+# [the chapter on collapse](peak_and_collapse.ipynb) finds one candidate. What can be said of the log's 42 % is what the
+# three marks say here: the number depends on where the answer is read, and a log has to say which.
 #
 # ## Tweak it
 #
 # Force the end at a length. The bars show strict accuracy for questions of one step, of two, and of both together,
 # the dotted line the accuracy at the first marker without any control, and below stands what one bridge then says. In
-# a live kernel, choose a repetition penalty as well.
+# a live kernel, choose the bridge.
 
 
 # %% tags=["hide-input"]
-def frame(length: int, penalty: float) -> tuple[Figure, str]:
-    """Strict accuracy at one forced length, and an example."""
-    each = [cut(with_penalty[penalty, s], length, problems) for s in SEEDS]
-    ceiling = over(with_penalty[penalty, s].accuracy for s in SEEDS).mean
-    figure = Figure(figsize=(7.2, 2.6))
-    axes = figure.subplots()
-    told = []
-    for y, (name, chosen) in enumerate(
-        (("one step", steps == 1), ("two steps", steps == 2), ("all", slice(None)))
-    ):
-        value = over(strict(a, chosen) for a in each).mean
-        axes.barh(y, value, color=COLOURS["orange" if y < 2 else "blue"])
-        told.append(f"{name} {value:.0f} %")
-    axes.axvline(ceiling, color="black", linewidth=0.8, linestyle=":")
-    axes.set_yticks((0, 1, 2), ("one step", "two steps", "all"))
-    axes.invert_yaxis()
+def frame(axes, length: int, seed: int) -> str:
+    """Strict accuracy with the end forced at a length, and what one bridge then says to a problem of each kind."""
+    bars = {part: stop.mean(HIDDEN, f"cut at {length}: {part}") for part in PARTS}
+    dots(axes, bars, colour={"one step": ORANGE, "two steps": ORANGE, "all": BLUE}, xlim=(-3, 103))
+    ceiling = stop.mean(HIDDEN, f"{PLAIN}: first").mean
+    axes.axvline(ceiling, color="black", lw=1.2, ls=":")
+    first = [next(i for i, p in enumerate(problems) if len(p.steps) == steps) for steps in (1, 2)]
+    texts = [" ".join(stop.texts(HIDDEN, seed, "report")[i].split()[: length - 1]) for i in first]
     axes.set(
-        xlim=(0, 100),
-        xlabel="strict accuracy (%)",
-        title=f"end forced at token {length}: {told[2].split(' ', 1)[1]}",
+        xlabel="strict accuracy (%)\n" + "\n".join(f"said: {t}" for t in texts), title=f"end forced at token {length}"
     )
-    one, two = (int((steps == n).nonzero()[0]) for n in (1, 2))
-    texts = [each[0].texts[i] for i in (one, two)]
-    figure.supxlabel(
-        "\n".join(f"said: {t}" for t in texts), fontsize=9, x=0.02, ha="left"
-    )
-    return figure, (
-        f"Bars of strict accuracy with the end forced at token {length}: {', '.join(told)}. Accuracy at the first marker"
-        f" without control: {ceiling:.0f} %. One bridge says '{texts[0]}' and '{texts[1]}'."
+    told = ", ".join(f"{part} {value.mean:.0f} %" for part, value in bars.items())
+    return (
+        f"Strict accuracy with the end forced at token {length}: {told}; at the first marker without control"
+        f" {ceiling:.0f} %. One bridge says '{texts[0]}' and '{texts[1]}'."
     )
 
 
-explorer = Explorer(
-    "length at which the end is forced (tokens)",
-    {str(n): n for n in (6, 8, 10, 12, 14, 16, 18, 20)},
-    frame,
-    choices={"penalty": list(PENALTIES)},
+explore(
+    "length at which the end is forced (tokens)", range(6, LONGEST + 1, 2), frame, height=3.2, seed=range(run.seeds)
 )
-explorer
 
 # %% [markdown]
 # ## Try it on yours
@@ -1030,35 +506,25 @@ explorer
 # computes them, and a few prompts of different lengths. A shift of rounding size means that the padding is harmless there.
 
 # %%
-mine = benches[0].pair.target  # yours
+mine = host  # yours
 padding_shift(
-    lambda ids, mask: mine(input_ids=ids, attention_mask=mask).logits[:, -1],
-    few,
-    words.pad_token_id,
-    "right",
+    lambda ids, mask: mine(input_ids=ids, attention_mask=mask).logits[:, -1], few, WORDS.pad_token_id, "right"
 )
 
 # %% [markdown]
-# And `degeneration` counts the generations that do not end, given new token ids up to and with the end token:
+# And `strict_marks` says what an accuracy is made of, given texts, whether each has ended, and the right numbers:
 
 # %%
-degeneration([ids for s in SEEDS for ids in said[PLAIN, s].ids], end, LONGEST)
+texts = stop.texts(HIDDEN, 0, "report")
+strict_marks(texts, [False] * len(texts), [p.answer for p in problems])
 
 # %% [markdown]
 # ## Provenance
 
 # %% tags=["remove-input"]
 run.measure(
-    strict_gain_with_end_behind_answer=gains[RULE],
-    right_padded_rows_alone=over(
-        share(alone[h, "right"].right, short) for h in TARGETS
-    ),
-    strict_with_one_row_fitted=over(strict(a) for a in settled[THROUGH]),
-    strict_healthy_host_end_masked=over(
-        strict(a) for a in settled["healthy host, end masked"]
-    ),
-    strict_endless_host_end_in_answers=over(
-        strict(a) for a in settled["endless host, answers with their end"]
-    ),
+    strict_gain_with_end_behind_answer=stop.mean(HIDDEN, minus(f"{RULE}: strict", f"{PLAIN}: strict")),
+    right_padded_rows_alone=sides.mean(ALONE, "right, padded"),
+    **{f"strict, {arm}": stop.mean(arm, f"{PLAIN}: strict") for arm in (SHOWN, HEALTHY) if arm in stop},
 )
 run.close()
