@@ -2,8 +2,9 @@
 # # What does collapse a translator
 #
 # The log's translator said one generic sentence to everything, and the log's fix, an explicit call of T5's encoder, was
-# expected to end that. This chapter builds a translator that collapses, applies the fix to it, and then looks for what
-# does end it. It also asks a question that comes first: was there anything in the vectors to translate?
+# expected to end that. This chapter builds a translator that collapses and applies the fix to it: nothing changes. What
+# does end the collapse is found in the scale of the vectors and in the learning rate. And a question comes first that no
+# change to a bridge can answer: was there anything in the vectors to translate?
 
 # %% tags=["parameters"]
 profile = "quick"  # quick | full | real
@@ -14,141 +15,76 @@ encoder = ""  # your sentence encoder: a folder or a hub name
 sentences = ""  # your text: a file, one sentence a line
 
 # %% tags=["hide-input"]
-from dataclasses import dataclass, replace
+from collections import Counter  # noqa: I001
+from dataclasses import replace
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import torch
-from bridges.connectors.resampler import (
-    CrossAttention,
-    ResamplerSettings,
-    VectorResampler,
-)
-from bridges.connectors.scale import Standardise
+from bridges.benches import translation
+from bridges.benches.study import Outcome
+from bridges.benches.translation import Recipe
+from bridges.connectors.resampler import CrossAttention, ResamplerSettings
 from bridges.hosts import sentence
 from bridges.instruments.probe import linear_probe
 from bridges.instruments.tokens import token_geometry
-from bridges.instruments.translation import (
-    DISTINCT_BANDS,
-    ValidationReport,
-    floors,
-    validate,
-)
-from bridges.instruments.uncertainty import Estimate, mean_interval
-from bridges.tasks import instructions
-from bridges.tasks.sentences import read_sentences, spaced, word_tokenizer
+from bridges.instruments.translation import DISTINCT_BANDS, validate
+from bridges.instruments.uncertainty import Estimate
+from bridges.tasks.sentences import read_sentences
 from bridges.training.fit import FitSettings
-from bridges.benches.pretrain import small_host
-from bridges.benches.translation import Recipe, Sentences, train_translators
-from IPython.display import Markdown
-from matplotlib.figure import Figure
-from press import HOSTS, ledger
-from press.claims import load_claims
-from press.data import recorded, reference
-from press.explorer import Explorer
-from press.figures import COLOURS, draw_intervals, use_style
-from press.provenance import begin, refusing
-from press.source import show_source
-from transformers.utils.logging import disable_progress_bar
+from press.book import (
+    GREEN, HOSTS, ORANGE, PURPLE, Markdown, begin, claims, dots, explore, figure, plt, recorded, reference, refusing,
+    show_source, table,
+)  # fmt: skip
+from torch.nn.functional import normalize
 
-
-@dataclass(frozen=True)
-class Size:
-    """What a profile means in this chapter."""
-
-    seeds: int
-    others: int  # seeds of the arms that decide no claim
-    host: str  # the size of the pretrained host
-    steps: int  # training steps of every run
-    batch: int
-    warmup: int
-    held_out: int  # validation sentences
-    resampler: ResamplerSettings
-    longest: int = 24  # words that a translation may have
-
-
-SIZES = {
-    "quick": Size(
-        seeds=5,
-        others=3,
-        host="quick",
-        steps=80,
-        batch=32,
-        warmup=10,
-        held_out=150,
-        resampler=ResamplerSettings(width=64, latents=16, depth=2, heads=4),
-    ),
-    "full": Size(
-        seeds=10,
-        others=10,
-        host="full",
-        steps=250,
-        batch=64,
-        warmup=20,
-        held_out=300,
-        resampler=ResamplerSettings(width=256, latents=64, depth=2, heads=8),
-    ),
-    # For real text on a CPU: the host is wider, the training longer.
-    "real": Size(
-        seeds=5,
-        others=3,
-        host="medium",
-        steps=800,
-        batch=16,
-        warmup=50,
-        held_out=300,
-        resampler=ResamplerSettings(width=128, latents=8, depth=2, heads=4),
-    ),
-}
 run = begin(
-    "collapse", SIZES, profile=profile, seeds=seeds, device=device, out=out
+    "collapse",
+    globals(),
+    profiles=("quick", "full", "real"),  # real: for real text on a CPU the host is wider, the training longer
+    seeds=(2, 10, 5),
+    others=(0, 10, 3),  # seeds trained here of the arms that decide no claim
+    host=("quick", "full", "medium"),  # the size of the pretrained hosts
+    held_out=(150, 300, 300),  # validation sentences
+    longest=(20, 20, 24),  # words that a translation may have
+    steps=(80, 250, 800),
+    batch=(32, 64, 16),
+    warmup=(10, 20, 50),
+    width=(64, 256, 128),  # of the resampler
+    latents=(16, 64, 8),
+    heads=(4, 8, 4),
 )
-size = run.size
-disable_progress_bar()
 with refusing():
-    corpus = (
-        read_sentences(Path(sentences), size.held_out)
-        if sentences
-        else instructions.corpus(validation=size.held_out)
-    )
-    own_encoder = sentence.load(encoder) if encoder else None
-torch.set_num_threads(1)
-use_style()
+    own_text = read_sentences(Path(sentences), run.held_out) if sentences else None
+    own_encoder, own_words = sentence.load(encoder) if encoder else (None, None)
 
 # %% [markdown]
 # ## Symptom
 #
-# The log's table, in its own words. "Mode collapse" means that fewer than half of the outputs differ; the log's target for
-# a good model is more than seven in ten. No measurement was recorded after the fix.
+# The log's table. "Mode collapse" means that fewer than half of the outputs differ; the log's target for a good model is
+# more than seven in ten. No measurement was recorded after the fix.
 
 # %% tags=["remove-input"]
 log = recorded("t5_architectures")
-Markdown(
-    "| architecture | explicit encoder call | BLEU (%) | mode collapse |\n|---|---|---|---|\n"
-    + "\n".join(
-        f"| {name} | {'yes' if explicit else 'no'} |"
-        + (
-            f" {low} |"
-            if kind == "measured"
-            else f" {low:g} to {high:g}, expected |"
+table(
+    "architecture | explicit encoder call | BLEU (%) | mode collapse",
+    (
+        (
+            name,
+            explicit,
+            *((str(low), "yes") if kind == "measured" else (f"{low:g} to {high:g}, expected", "no, expected")),
         )
-        + (" yes |" if kind == "measured" else " no, expected |")
         for name, explicit, low, high, kind in log["rows"]
-    )
+    ),
 )
 
 # %% [markdown]
 # ## Claim
 #
-# The first claim is the log's. The second is this book's own, written down before its runs: a set of causes that the log
-# never considered, each of them present in its code or to be expected of its data.
+# The first claim is the log's. The second is this book's own: a set of causes that the log never considered, each of them
+# present in its code or to be expected of its data.
 
 # %% tags=["remove-input"]
-claims = load_claims()
-claims["A2"]
-
-# %% tags=["remove-input"]
-claims["A10"]
+claims("A2", "A10")
 
 # %% [markdown]
 # ## Mechanism
@@ -171,223 +107,137 @@ show_source(CrossAttention, start="def _keys", lines=3)
 # %% [markdown]
 # So the tokens start as nearly the same tokens for every sentence. The host can lower its loss at once by learning which
 # words are common; to learn from the input it has to find a whisper in them. And at a rate of $5 \times 10^{-5}$ AdamW
-# moves a weight by at most about that much in a step, so the whisper stays one for a long time.
+# moves a weight by at most about that much in a step ([how fast](rates.ipynb)), so the whisper stays one for a long time.
 #
-# How loud it is can be computed before any training. The share of the tokens' variance that depends on the input:
+# The bench has the sentences, their vectors and, for each seed, a T5 that was pretrained on the sentences. An arm is a
+# recipe on it. The suspected one has all four: vectors at their own scale, no LayerNorm on keys and values, latents of
+# unit scale, and the log's rate.
+
+# %%
+stand = {
+    "size": run.host,
+    "held_out": run.held_out,
+    "longest": run.longest,
+    "width": 1024,  # of the book's own vectors, as the log's
+    "given_text": own_text,
+    "given_encoder": (own_encoder.to(run.device), own_words) if encoder else None,
+}
+bench = translation.bench(HOSTS, run.device, **stand)
+suspect = ResamplerSettings(run.width, run.latents, depth=2, heads=run.heads, input_norm=False, latent_std=1.0)
+RATE, MENDED_RATE = 5e-5, 1e-3
+
+
+def at(lr: float, **changes) -> Recipe:
+    """The suspected recipe at a rate, with changes."""
+    fit = FitSettings(run.steps, lr, run.batch, run.warmup)
+    return replace(Recipe(fit, suspect, logged_scale=True), **changes)
+
+
+# %% tags=["remove-input"]
+Markdown(
+    f"{len(bench.known.texts):,} sentences to train on, {len(bench.unseen.texts)} held out; for example"
+    f" *{bench.known.texts[0].rstrip('.')}*. Vectors of {bench.known.vectors.shape[1]:,} numbers, standard deviation of a"
+    f" feature {bench.known.vectors.std(0).mean():.3f}, from {encoder or 'the book&#39;s own embedding'}. Floors of BLEU:"
+    f" {bench.floors}."
+)
+
+# %% [markdown]
+# How loud the whisper is can be computed before any training: the share of the tokens' variance that follows the input.
 
 
 # %%
-words = word_tokenizer(corpus.train) if sentences else instructions.tokenizer()
-references = spaced(corpus.validation, words)
+def whisper(arms, seeds) -> dict:
+    """How much of the variance of an untrained connector's tokens follows the input (%)."""
+    found = {}
+    for arm, recipe in arms.items():
+        for seed in seeds:
+            tokens = bench.untrained(recipe, seed).connector(bench.unseen.vectors).detach()
+            found[arm, seed] = Outcome({0: {"follows": 100 * (1 - token_geometry(tokens).identity)}})
+    return found
 
 
-def vectors_of(texts: tuple[str, ...]) -> torch.Tensor:
-    """One unit-norm vector for each sentence, of 1,024 numbers where the book's own embedding gives them."""
-    if own_encoder:
-        model, own_words = own_encoder
-        return model.to(run.device).encode(texts, own_words)
-    return instructions.sentence_vectors(texts, width=1024)
-
-
-def prepared(texts: tuple[str, ...]) -> Sentences:
-    """Sentences as a translator needs them, on the device."""
-    labels = instructions.labels(texts, words)
-    return Sentences(texts, vectors_of(texts).to(run.device), labels.to(run.device))
-
-
-known, unseen = prepared(corpus.train), prepared(corpus.validation)
-own = (corpus.train, words) if sentences else None
-hosts = {"t5": small_host("t5", size.host, HOSTS, run.device, own)}
-floor = floors(corpus.train, known.vectors.cpu(), references, unseen.vectors.cpu())
-Markdown(
-    f"{len(corpus.train):,} sentences to train on, {len(corpus.validation)} held out; for example"
-    f" *{corpus.train[0].rstrip('.')}*. Vectors of {known.vectors.shape[1]} numbers, standard deviation of a feature"
-    f" {known.vectors.std(0).mean():.3f}, from {encoder or 'the book&#39;s own embedding'}. Floors of BLEU: {floor}."
-)
-
-# %% tags=["hide-input"]
-SUSPECT = replace(size.resampler, input_norm=False, latent_std=1.0)
-
-
-def first_tokens(settings: ResamplerSettings, vectors: torch.Tensor, seed: int):
-    """The tokens of an untrained connector."""
-    torch.manual_seed(seed)
-    connector = VectorResampler(vectors.shape[1], settings, 64)
-    with torch.no_grad():
-        return connector(vectors)
-
-
-raw = unseen.vectors.cpu()
-loud = Standardise(raw.shape[1]).fit(known.vectors.cpu())(raw)
-rows = []
-for name, settings, vectors in (
-    ("as logged", SUSPECT, raw),
-    ("vectors standardised", SUSPECT, loud),
-    ("LayerNorm on keys and values", replace(SUSPECT, input_norm=True), raw),
-    ("latents of 0.02", replace(SUSPECT, latent_std=0.02), raw),
-):
-    heard = mean_interval(
-        [
-            1 - token_geometry(first_tokens(settings, vectors, seed)).identity
-            for seed in range(run.seeds)
-        ]
-    )
-    rows.append(
-        f"| {name} | {100 * heard.mean:.3g} [{100 * heard.low:.3g}, {100 * heard.high:.3g}] |"
-    )
-Markdown(
-    "| untrained connector | share of variance that follows the input (%) |\n|---|---|\n"
-    + "\n".join(rows)
+untrained = {
+    "as logged": at(RATE),
+    "vectors standardised": at(RATE, logged_scale=False),
+    "LayerNorm on keys and values": at(RATE, resampler=replace(suspect, input_norm=True)),
+    "latents of 0.02": at(RATE, resampler=replace(suspect, latent_std=0.02)),
+}
+heard = run.study("whisper", whisper, untrained)
+table(
+    "untrained connector | share of the tokens' variance that follows the input (%)",
+    ((arm, heard.mean(arm, "follows")) for arm in untrained),
+    f"Mean [95 % interval] over {len(heard.seeds('as logged'))} seeds.",
 )
 
 # %% [markdown]
 # ## Experiment
 #
-# The suspected recipe has all four: vectors at their own scale, no LayerNorm on keys and values, latents of unit scale, and
-# the log's rate. Against it stands first the log's fix, then each of two changes, scale and rate, alone and together; host
-# and connector are trained together in all of them, for the same number of steps. The last row takes the mended recipe but
-# replaces the vectors by noise: nothing in them, so nothing to translate.
+# Against the suspected recipe stands first the log's fix, then each of two changes, scale and rate, alone and together;
+# host and connector are trained together in all of them, for the same number of steps. *All four* mends the latents and
+# the LayerNorm as well. The last arm takes the mended recipe but replaces the vectors by noise of norm 1: nothing in them,
+# so nothing to translate.
 
 # %%
-RATE, MENDED_RATE = 5e-5, 1e-3
-
-
-def recipe(lr: float, **changes) -> Recipe:
-    """The suspected recipe at a rate, with changes."""
-    fit = FitSettings(size.steps, lr, size.batch, size.warmup)
-    return replace(Recipe(fit, SUSPECT, logged_scale=True), **changes)
-
-
-ARMS = {
-    "suspected recipe": recipe(RATE),
-    "claimed fix": recipe(RATE, route="encoder_outputs"),
-    "standardised": recipe(RATE, logged_scale=False),
-    "rate 1e-3": recipe(MENDED_RATE),
-    "both": recipe(MENDED_RATE, logged_scale=False),
-    "all four": recipe(
-        MENDED_RATE,
-        logged_scale=False,
-        resampler=replace(size.resampler, input_norm=True, latent_std=0.02),
-    ),
-}
-DECIDING = ("suspected recipe", "claimed fix", "both")
-NOISE = "both, on noise"
-
-
-def silent(sentences: Sentences, seed: int) -> Sentences:
-    """The same sentences with unit vectors drawn at random in the place of theirs."""
-    draw = torch.Generator().manual_seed(seed)
-    noise = torch.randn(sentences.vectors.shape, generator=draw)
-    noise /= noise.norm(dim=1, keepdim=True)
-    return replace(sentences, vectors=noise.to(run.device))
-
-
-def seeds_of(name: str) -> range:
-    """All seeds for the arms that decide a claim, fewer for the others."""
-    return range(run.seeds if name in DECIDING else min(run.seeds, size.others))
-
-
-def report(model, given: Sentences) -> ValidationReport:
-    """The validation report of a translator on the held-out sentences."""
-    return validate(
-        lambda x: words.batch_decode(
-            model.generate(x, size.longest), skip_special_tokens=True
-        ),
-        lambda x: model(x, given.labels),
-        given.vectors,
-        references,
-        floor,
-    )
-
-
-# Each arm by itself, so that the first two do the same arithmetic in the same order.
-trained = {
-    (name, found.seed): found
-    for name in ARMS
-    for found in train_translators(
-        [(ARMS[name], seed) for seed in seeds_of(name)], known, hosts, describe=name
-    )
-}
-reports = {cell: report(found.model, unseen) for cell, found in trained.items()}
-on_noise = train_translators(
-    [(ARMS["both"], seed) for seed in seeds_of(NOISE)],
-    silent(known, seed=1),
-    hosts,
-    describe=NOISE,
-)
-reports |= {
-    (NOISE, found.seed): report(found.model, silent(unseen, seed=2))
-    for found in on_noise
-}
-
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "What each recipe ends with, after equally many steps: BLEU, the share of distinct outputs and the conditioning gap. One small dot a seed, the bar is the mean with its 95 % interval. Dotted: in the first panel the floors of BLEU, best constant sentence and nearest neighbour; in the second the log's line for mode collapse.", "name": "fig-collapse-arms"}, "image": {"alt": "Three panels with one row for each recipe. The suspected recipe and the claimed fix lie at the same place in every panel: BLEU next to the constant floor, distinct outputs and conditioning gap next to zero. With standardised vectors, with the higher rate and with both, all three lie further right, in each panel in another order. On noise BLEU and gap are at the floor again, distinct outputs are not."}}
-NAMES = [*ARMS, NOISE]
-VIEWS = {
-    "BLEU": lambda r: r.scores.bleu,
-    "distinct outputs (%)": lambda r: 100 * r.scores.distinct,
-    "conditioning gap\n(nats per token)": lambda r: r.gap,
+SUSPECTED, FIX, BOTH, ON_NOISE = "suspected recipe", "claimed fix", "both", "both, on noise"
+mended = replace(suspect, input_norm=True, latent_std=0.02)
+the_fix = {SUSPECTED: at(RATE), FIX: at(RATE, route="encoder_outputs")}  # side by side: in the same company
+the_mend = {BOTH: at(MENDED_RATE, logged_scale=False)}
+others = {
+    "standardised": at(RATE, logged_scale=False),
+    "rate 1e-3": at(MENDED_RATE),
+    "all four": at(MENDED_RATE, logged_scale=False, resampler=mended),
 }
 
 
-def over_seeds(name: str, view) -> Estimate:
-    """Mean over the seeds of an arm."""
-    return mean_interval([view(reports[name, s]) for s in seeds_of(name)])
+class Noise(translation.Translation):
+    """The bench with unit vectors drawn at random in the place of the sentences'."""
+
+    def sentences(self, texts):
+        found = super().sentences(texts)
+        drawn = torch.randn(found.vectors.shape, generator=torch.Generator().manual_seed(len(texts)))
+        return replace(found, vectors=normalize(drawn, dim=-1).to(self.device))
 
 
-figure, panels = plt.subplots(1, 3, figsize=(7.2, 3.4), sharey=True)
-for axes, (label, view) in zip(panels, VIEWS.items(), strict=True):
-    for y, name in enumerate(NAMES):
-        values = [view(reports[name, s]) for s in seeds_of(name)]
-        axes.plot(
-            values, [y - 0.22] * len(values), ".", color=COLOURS["grey"], alpha=0.7
-        )
-        mean = over_seeds(name, view)
-        draw_intervals(
-            axes,
-            [y],
-            [mean],
-            flat=True,
-            fmt="o",
-            color=COLOURS["orange" if name in ARMS else "purple"],
-            capsize=4,
-        )
-    axes.set_xlabel(label)
-for at in (floor.constant, floor.retrieval):
-    panels[0].axvline(at, color="black", linewidth=0.8, linestyle=":")
-panels[1].axvline(50, color="black", linewidth=0.8, linestyle=":")
-panels[0].set_yticks(range(len(NAMES)), NAMES)
-panels[0].invert_yaxis()
+silent = Noise(HOSTS, run.device, **stand)
+few = range(max(run.others, 2) if run.altered else run.others)  # a reader's own text has no rows of record
+study = run.study("fix", bench.train, the_fix)
+study |= run.study("mend", bench.train, the_mend)
+study |= run.study("other changes", bench.train, others, few)
+study |= run.study("noise", silent.train, {ON_NOISE: the_mend[BOTH]}, few)
+ARMS = [arm for arm in (*the_fix, *others, BOTH, ON_NOISE) if arm in study]
+
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "What each recipe ends with, after equally many steps: BLEU, the share of distinct outputs and the conditioning gap, means over seeds with their 95 % interval; small dots are the seeds trained on this page. Dotted: in the first panel the floors of BLEU, best constant sentence and nearest neighbour; in the second the log's line for mode collapse.", "name": "fig-collapse-arms"}, "image": {"alt": "Three panels with one row for each recipe. The suspected recipe and the claimed fix lie at the same place in every panel: BLEU next to the constant floor, distinct outputs and conditioning gap next to zero."}}
+VIEWS = {"bleu": "BLEU", "distinct": "distinct outputs (%)", "gap": "conditioning gap (nats per token)"}
+LINES = {"bleu": (bench.floors.constant, bench.floors.retrieval), "distinct": (50,), "gap": ()}
+COLOUR = {arm: {ON_NOISE: PURPLE, SUSPECTED: ORANGE, FIX: ORANGE}.get(arm, GREEN) for arm in ARMS}
+for axes, (view, name) in zip(figure(columns=3, height=3.4), VIEWS.items(), strict=True):
+    here = {arm: study.live.values(arm, view) for arm in ARMS if arm in study.live}
+    estimates = {arm: study.mean(arm, view) for arm in ARMS}
+    dots(axes, estimates, points=here, colour=COLOUR, at=LINES[view], xlabel=name.replace(" (nats", "\n(nats"))
 plt.show()
 
 # %% tags=["hide-input"]
-rows = [
-    f"| {name} | {len(seeds_of(name))} | "
-    + " | ".join(str(over_seeds(name, view)) for view in VIEWS.values())
-    + " |"
-    for name in NAMES
-]
-said = reports["suspected recipe", 0].scores
-Markdown(
-    "| recipe | n | BLEU | distinct outputs (%) | conditioning gap (nats per token) |\n|---|--:|---|---|---|\n"
-    + "\n".join(rows)
-    + f"\n\nMean [95 % interval] over n seeds, {size.steps} steps of {size.batch} sentences each. Floors of BLEU:"
-    f" {floor}. `{said.signature}`\n\nUnder the suspected recipe seed 0 says to"
-    f" {100 * said.most_common_share:.0f} % of the inputs: *{said.most_common}*."
+common, times = Counter(study.texts(SUSPECTED, 0, "said")).most_common(1)[0]
+table(
+    f"recipe | n | {' | '.join(VIEWS.values())}",
+    ((arm, len(study.seeds(arm)), *(study.mean(arm, view) for view in VIEWS)) for arm in ARMS),
+    f"Mean [95 % interval] over n seeds, {run.steps} steps of {run.batch} sentences each. Floors of BLEU: {bench.floors}."
+    f" Under the suspected recipe seed 0 says to {times} of {len(bench.references)} inputs: *{common}*.",
 )
 
 # %% [markdown]
-# Is the fix without effect, or with little? Outputs and losses of the two arms, compared one by one:
+# Is the fix without effect, or with little? The two arms, compared one by one:
 
 # %% tags=["hide-input"]
-same = sum(
-    trained["suspected recipe", s].losses == trained["claimed fix", s].losses
-    and reports["suspected recipe", s].outputs == reports["claimed fix", s].outputs
-    for s in range(run.seeds)
-)
+apart = study.apart(FIX, SUSPECTED)
+here = study.live.seeds(FIX)
+same = [s for s in here if study.texts(FIX, s, "said") == study.texts(SUSPECTED, s, "said")]
+weights = [(study.model(a, s).state_dict() for a in the_fix) for s in here]
+equal = [all(torch.equal(one[k], other[k]) for k in one) for one, other in weights]
 Markdown(
-    f"In {same} of {run.seeds} seeds every training loss is equal to the last bit, and every translation to the letter."
+    f"In {(apart == 0).sum()} of {len(apart)} seeds every reading is equal to the last bit. Of the {len(here)} seeds trained"
+    f" on this page {sum(equal)} have every weight equal, and {len(same)} every translation to the letter."
 )
-
 
 # %% [markdown]
 # (verdict-a2)=
@@ -396,51 +246,31 @@ Markdown(
 
 
 # %% tags=["hide-input"]
-def paired(after: str, before: str, view) -> Estimate:
-    """The mean difference of two arms within seeds."""
-    return mean_interval(
-        [
-            view(reports[after, s]) - view(reports[before, s])
-            for s in range(run.seeds)
-        ]
-    )
+def distinct(one) -> float:
+    """A run's share of distinct outputs, 0 to 1."""
+    return one["distinct"].iloc[-1] / 100
 
 
-bleu, gap = VIEWS["BLEU"], VIEWS["conditioning gap\n(nats per token)"]
+def fixed() -> dict:
+    """What the claimed fix gains on the suspected recipe."""
+    return {
+        "bleu_gain": study.gain(FIX, SUSPECTED, "bleu"),
+        "distinct_share_after": study.mean(FIX, distinct),
+        "conditioning_gap_gain": study.gain(FIX, SUSPECTED, "gap"),
+    }
 
 
-def distinct(r: ValidationReport) -> float:
-    """Share of distinct outputs, 0 to 1."""
-    return r.scores.distinct
-
-
-collapsed = over_seeds("suspected recipe", distinct)
-run.note(
-    ledger.judge(
-        "A2",
-        {
-            "bleu_gain": paired("claimed fix", "suspected recipe", bleu),
-            "distinct_share_after": over_seeds("claimed fix", distinct),
-            "conditioning_gap_gain": paired("claimed fix", "suspected recipe", gap),
-        },
-    )
-    if collapsed.mean < 0.5
-    else ledger.judge(
-        "A2", untestable="on these sentences the suspected recipe did not collapse"
-    )
-)
+collapsed = study.mean(SUSPECTED, distinct).mean < 0.5
+run.judge("A2", fixed if collapsed else None, untestable="" if collapsed else "the suspected recipe did not collapse")
 
 # %% tags=["hide-input"]
-mend = paired("both", "suspected recipe", bleu)
-run.note(
-    ledger.judge(
-        "A10",
-        {
-            "distinct_share_collapsed": collapsed,
-            "conditioning_gap_collapsed": over_seeds("suspected recipe", gap),
-            "bleu_gain_of_mend": mend,
-        },
-    )
+run.judge(
+    "A10",
+    lambda: {
+        "distinct_share_collapsed": study.mean(SUSPECTED, distinct),
+        "conditioning_gap_collapsed": study.mean(SUSPECTED, "gap"),
+        "bleu_gain_of_mend": study.gain(BOTH, SUSPECTED, "bleu"),
+    },
 )
 
 # %% tags=["nbval-check-output", "keep_output", "remove-input"]
@@ -456,17 +286,19 @@ print(run.verdict_lines())
 # would be misled by both.
 
 # %% tags=["hide-input"]
-apart = {
-    name: (over_seeds(name, bleu), over_seeds(name, distinct))
-    for name in ("standardised", "rate 1e-3")
-}
+shares = {arm: study.mean(arm, distinct).mean for arm in ARMS}
 Markdown(
     " ".join(
-        f"With *{name}* alone BLEU is {quality.mean:.1f} and {100 * share.mean:.0f} % of the outputs are distinct, which"
-        f" the log calls *{next(word for least, word in DISTINCT_BANDS if share.mean >= least)}*."
-        for name, (quality, share) in apart.items()
+        f"With *{arm}* alone BLEU is {study.mean(arm, 'bleu').mean:.1f} and {100 * shares[arm]:.0f} % of the outputs are"
+        f" distinct, which the log calls *{next(word for least, word in DISTINCT_BANDS if shares[arm] >= least)}*."
+        for arm in ("standardised", "rate 1e-3")
+        if arm in study
     )
-    + f" Noise, which carries nothing, earns {100 * over_seeds(NOISE, distinct).mean:.0f} % distinct outputs."
+    + (
+        f" Noise, which carries nothing, earns {100 * shares[ON_NOISE]:.0f} % distinct outputs."
+        if ON_NOISE in study
+        else ""
+    )
 )
 
 # %% [markdown]
@@ -477,43 +309,24 @@ Markdown(
 # and a linear probe from the vectors to the words of their sentences says whether there was anything to depend on.
 
 # %% tags=["hide-input"]
-PROBED, COMMONEST = 1600, 200
-
-
-def word_counts(sentences: Sentences) -> torch.Tensor:
-    """How often each of the commonest words stands in each of the first sentences."""
-    counts = torch.zeros(len(sentences.texts), len(words))
-    ids = sentences.labels.cpu()
-    counts.scatter_add_(1, ids.clamp_min(0), (ids >= 0).float())
-    common = counts.sum(0).topk(min(COMMONEST, len(words))).indices
-    return counts[:PROBED, common]
-
-
-probes = {
-    "vectors": linear_probe(known.vectors[:PROBED], word_counts(known)),
-    "noise": linear_probe(
-        silent(known, seed=1).vectors[:PROBED], word_counts(known)
+PROBED, COMMONEST, GAP = 1600, 200, 0.05  # sentences, words, and nats per token, the line of A10's criterion
+ids = bench.known.labels.cpu()
+counts = torch.zeros(len(ids), len(bench.tokenizer)).scatter_add_(1, ids.clamp_min(0), (ids >= 0).float())
+counts = counts[:PROBED, counts.sum(0).topk(min(COMMONEST, counts.shape[1])).indices]
+probes = {b: linear_probe(b.known.vectors[:PROBED], counts) for b in (bench, silent)}
+read = {SUSPECTED: bench, ON_NOISE: silent, BOTH: bench}
+table(
+    "recipe | BLEU | distinct outputs (%) | conditioning gap | probe of its input | what fails",
+    (
+        (
+            arm,
+            *(study.mean(arm, view) for view in VIEWS),
+            str(probes[b]),
+            "neither" if study.mean(arm, "gap").low > GAP else "the bridge" if probes[b].found else "the embedding",
+        )
+        for arm, b in read.items()
+        if arm in study
     ),
-}
-GAP = 0.05  # nats per token, the line of A10's criterion
-
-
-def fails(name: str, given: str) -> str:
-    """What the two readings say."""
-    if over_seeds(name, gap).low > GAP:
-        return "neither"
-    return "the bridge" if probes[given].found else "the embedding"
-
-
-READ = {"suspected recipe": "vectors", NOISE: "noise", "both": "vectors"}
-Markdown(
-    "| recipe | BLEU | distinct outputs (%) | conditioning gap | probe of its input | what fails |\n|---|---|---|---|---|---|\n"
-    + "\n".join(
-        f"| {name} | "
-        + " | ".join(str(over_seeds(name, view)) for view in VIEWS.values())
-        + f" | {probes[given]} | {fails(name, given)} |"
-        for name, given in READ.items()
-    )
 )
 
 # %% [markdown]
@@ -523,54 +336,31 @@ Markdown(
 #
 # ### On real text with a real encoder
 #
-# The book's sentences come from a small grammar and their vectors from an embedding made for it. The same chapter was run
-# once on sentences of GSM8K's training questions {cite}`cobbe2021gsm8k` with a real sentence encoder, MiniLM
-# {cite}`wang2020minilm`, at its own unit norm. Nothing but the profile and the two inputs differs. Its record is kept with
-# the book:
+# The book's sentences come from a small grammar and their vectors from an embedding made for it. The same recipes were
+# trained once on sentences of GSM8K's training questions {cite}`cobbe2021gsm8k` with a real sentence encoder, MiniLM
+# {cite}`wang2020minilm`, at its own unit norm, by this chapter's profile for real text; its seeds share one host. The
+# record is kept with the book:
 
 # %% tags=["hide-input"]
-COLUMNS = {
-    "bleu": "BLEU",
-    "distinct": "distinct outputs (%)",
-    "gap": "conditioning gap (nats per token)",
-}
-
-
-def key(name: str, column: str) -> str:
-    """The name under which an arm's mean goes into the record."""
-    return f"{column}: {name}"
-
-
-def row(measured: dict, name: str) -> str:
-    """One arm of a record as a row of a table."""
-    each = [measured[key(name, column)] for column in COLUMNS]
-    cells = (f"{m['mean']:.3g} [{m['low']:.3g}, {m['high']:.3g}]" for m in each)
-    return f"| {name} | {each[0]['n']} | " + " | ".join(cells) + " |"
-
-
-def real_run() -> Markdown:
-    """The kept record as a table, and what it says beside the log's numbers."""
-    kept = reference("collapse", "real")
-    measured = kept["measurements"]
-    before, fixed, after = (
-        measured[key(name, "bleu")]["mean"] for name in DECIDING
-    )
-    logged = [row[2] for row in log["rows"] if row[4] == "measured"]
-    return Markdown(
-        f"| {', '.join(kept['given'].values())} | n | {' | '.join(COLUMNS.values())} |\n|---|--:|---|---|---|\n"
-        + "\n".join(row(measured, name) for name in NAMES)
-        + f"\n\nMean [95 % interval] over n seeds; {kept['device']}, {kept['finished'][:10]}, commit"
-        f" `{kept['commit']}`, {kept['seconds'] / 60:.0f} minutes. Floors of BLEU: constant"
-        f" {measured['floor_constant']:.1f}, random {measured['floor_random']:.1f}, retrieval"
-        f" {measured['floor_retrieval']:.1f}. Verdicts there: "
-        + ", ".join(f"{v['id']} {v['verdict']}" for v in kept["verdicts"])
-        + f".\n\nThe claimed fix gains {fixed - before:.1f} BLEU on the suspected recipe; the two changes together earn"
-        f" {after / before:.1f} times its BLEU. The log's measurements, {min(logged)} to {max(logged)}, lie between the"
-        f" {before:.1f} of the one and the {after:.1f} of the other."
-    )
-
-
-Markdown("This run is it.") if run.profile == "real" else real_run()
+kept = reference("collapse", "real")
+real = {k: Estimate(**m) for k, m in kept["measurements"].items() if isinstance(m, dict)}
+constant, retrieval = (kept["measurements"][f"floor_{k}"] for k in ("constant", "retrieval"))
+before, fixed_there, after = (real[f"bleu: {arm}"].mean for arm in (SUSPECTED, FIX, BOTH))
+verdicts = ", ".join(f"{v['id']} {v['verdict']}" for v in kept["verdicts"])
+logged = [low for *_, low, _, kind in log["rows"] if kind == "measured"]
+table(
+    f"{', '.join(kept['given'].values())} | n | {' | '.join(VIEWS.values())}",
+    (
+        (arm, real[f"bleu: {arm}"].n, *(real[f"{view}: {arm}"] for view in VIEWS))
+        for arm in (*the_fix, *others, BOTH, ON_NOISE)
+    ),
+    f"Mean [95 % interval] over n seeds; {kept['device']}, {kept['finished'][:10]}, commit `{kept['commit']}`,"
+    f" {kept['seconds'] / 60:.0f} minutes. Floors of BLEU, capitals counted as other letters: constant {constant:.1f},"
+    f" retrieval {retrieval:.1f}. Verdicts there: {verdicts}.\n\n"
+    f"The claimed fix gains {fixed_there - before:.1f} BLEU on the suspected recipe; the two changes together earn"
+    f" {after / before:.1f} times its BLEU. The log's measurements, {min(logged)} to {max(logged)}, lie between the"
+    f" {before:.1f} of the one and the {after:.1f} of the other.",
+)
 
 # %% [markdown]
 # On real text the order is the same and the degrees are not. The claimed fix does nothing. The suspected recipe stays near
@@ -590,52 +380,29 @@ Markdown("This run is it.") if run.profile == "real" else real_run()
 
 
 # %% tags=["hide-input"]
-def frame(scale: float, latents: float) -> tuple[Figure, str]:
+def frame(axes, scale: float, latents: float) -> str:
     """The shares of variance at one scale of the input, without and with LayerNorm on keys and values."""
-    figure = Figure(figsize=(7.2, 2.4))
-    axes = figure.subplots()
     told = []
     for y, norm in enumerate((False, True)):
-        settings = replace(SUSPECT, input_norm=norm, latent_std=latents)
-        found = token_geometry(first_tokens(settings, scale * loud, seed=0))
+        model = bench.untrained(at(RATE, resampler=replace(suspect, input_norm=norm, latent_std=latents)), seed=0)
+        with torch.no_grad():
+            found = token_geometry(model.connector(scale * loud))
+        shares = {part: 100 * getattr(found, part) for part in ("identity", "input", "interaction")}
         left = 0.0
-        for part, colour in zip(
-            ("identity", "input", "interaction"),
-            ("sky", "orange", "purple"),
-            strict=True,
-        ):
-            share = 100 * getattr(found, part)
-            axes.barh(
-                y,
-                share,
-                left=left,
-                color=COLOURS[colour],
-                label=None if y else part,
-            )
+        for (part, share), colour in zip(shares.items(), ("#56B4E9", ORANGE, PURPLE), strict=True):
+            axes.barh(y, share, left=left, color=colour, label=None if y else part)
             left += share
         told.append(f"{100 * (1 - found.identity):.3g} %")
     axes.set_yticks((0, 1), ("no LayerNorm", "LayerNorm"))
-    axes.set(
-        xlim=(0, 100),
-        xlabel="share of the tokens' variance (%)",
-        title=f"input of standard deviation {scale:.3g}: {told[0]} and {told[1]} follow the input",
-    )
-    figure.legend(
-        *axes.get_legend_handles_labels(), loc="outside lower center", ncols=3
-    )
-    return figure, (
-        f"Stacked bars of the tokens' variance at input standard deviation {scale:.3g}: {told[0]} follows the input"
-        f" without LayerNorm on keys and values, {told[1]} with it."
-    )
+    said = f"input of standard deviation {scale:.3g}: {told[0]} and {told[1]} follow the input"
+    axes.set(xlim=(0, 100), xlabel="share of the tokens' variance (%)", title=said)
+    axes.figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    return f"Stacked bars of the tokens' variance, without and with LayerNorm on keys and values; {said}."
 
 
-explorer = Explorer(
-    "standard deviation of the input",
-    {f"1/{n}" if n > 1 else "1": 1 / n for n in (32, 16, 8, 4, 2, 1)},
-    frame,
-    choices={"latents": [1.0, 0.02]},
-)
-explorer
+loud = bench.untrained(the_mend[BOTH], 0).connector[0](bench.unseen.vectors)  # standardised
+positions = {f"1/{n}" if n > 1 else "1": 1 / n for n in (32, 16, 8, 4, 2, 1)}
+explore("standard deviation of the input", positions, frame, height=2.4, latents=(1.0, 0.02))
 
 # %% [markdown]
 # ## Try it on yours
@@ -660,30 +427,21 @@ explorer
 # The report itself needs two functions of your model, what it says and its loss. This is the mended model of seed 0:
 
 # %%
-translator = trained["both", 0].model
+translator, unseen = study.model(BOTH, 0), bench.unseen
 validate(
-    lambda x: words.batch_decode(translator.generate(x), skip_special_tokens=True),
+    lambda x: bench.tokenizer.batch_decode(translator.generate(x), skip_special_tokens=True),
     lambda x: translator(x, unseen.labels),
     unseen.vectors,
-    references,
-    floor,
+    bench.references,
+    bench.floors,
 )
 
 # %% [markdown]
 # ## Provenance
 
 # %% tags=["remove-input"]
-for column, view in zip(COLUMNS, VIEWS.values(), strict=True):
-    run.measure(**{key(name, column): over_seeds(name, view) for name in NAMES})
-run.measure(
-    floor_constant=floor.constant,
-    floor_random=floor.random,
-    floor_retrieval=floor.retrieval,
-    probe_r2=probes["vectors"].r2,
-    probe_r2_noise=probes["noise"].r2,
-)
-if encoder:
-    run.given["encoder"] = Path(encoder).name
-if sentences:
-    run.given["sentences"] = Path(sentences).name
+run.measure(**{f"{view}: {arm}": study.mean(arm, view) for view in VIEWS for arm in ARMS})
+run.measure(**{f"floor_{k}": getattr(bench.floors, k) for k in ("constant", "random", "retrieval")})
+run.measure(probe_r2=probes[bench].r2, probe_r2_noise=probes[silent].r2)
+run.given |= {k: Path(v).name for k, v in (("encoder", encoder), ("sentences", sentences)) if v}
 run.close()

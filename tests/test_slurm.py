@@ -16,8 +16,9 @@ import pytest
 import slurm
 from press import NOTEBOOKS, ROOT, pairs
 
-NAME = "01_small"
-REAL = "03_latents"  # a chapter that reads a host
+NAME = "small"
+FILE = f"01_{NAME}"
+REAL = "latents"  # a chapter that reads a host
 # Points of more than two seeds wait until they are let go; one of one seed fails. The record is written by hand:
 # `press.provenance` would import PyTorch at every point.
 SCRIPT = """# %% tags=["parameters"]
@@ -34,7 +35,7 @@ from pathlib import Path
 assert seeds > 1, "one seed is too few"
 while seeds > 2 and not Path("go").exists():
     time.sleep(0.1)
-record = {"chapter": "01_small", "profile": profile, "device": "cpu", "seeds": seeds, "seconds": 0, "commit": "unknown"}
+record = {"chapter": "small", "profile": profile, "device": "cpu", "seeds": seeds, "seconds": 0, "commit": "unknown"}
 record |= {"finished": "2026-01-01T00:00:00+00:00", "versions": {}, "verdicts": []}
 record["measurements"] = {"tripled": 3 * seeds, "job": int(os.environ.get("SLURM_JOB_ID", 0))}
 Path(out).write_text(json.dumps(record))
@@ -60,7 +61,7 @@ def book(tmp_path: Path) -> Path:
     for name in ("book/claims.yml", "constraints.txt"):
         shutil.copy2(ROOT / name, tmp_path / name)
     (tmp_path / "notebooks").mkdir()
-    (tmp_path / "notebooks" / f"{NAME}.py").write_text(SCRIPT)
+    (tmp_path / "notebooks" / f"{FILE}.py").write_text(SCRIPT)
     pairs.bring_together(tmp_path / "notebooks")
     return tmp_path
 

@@ -14,7 +14,8 @@ from press import BUILD, ROOT
 from press.__main__ import main
 
 SNAKEMAKE = Path(sys.executable).with_name("snakemake")
-CHAPTER = "02_encoder_bypass"
+CHAPTER = "encoder_bypass"
+SCRIPT = f"notebooks/02_{CHAPTER}.py"
 
 
 @pytest.fixture
@@ -63,7 +64,7 @@ def test_nothing_changed_nothing_runs(copy: Path) -> None:
 
 
 def test_a_chapters_prose_runs_that_chapter_and_what_is_made_of_it(copy: Path) -> None:
-    edit(copy / "notebooks" / f"{CHAPTER}.py", lambda text: text.replace("# ## Symptom", "# ## Symptom\n#\n# More."))
+    edit(copy / SCRIPT, lambda text: text.replace("# ## Symptom", "# ## Symptom\n#\n# More."))
     assert planned(copy, *PROFILE) == {"chapter", "ledger", "site"}
 
 
@@ -73,7 +74,21 @@ def test_a_module_no_chapter_imports_runs_no_chapter(copy: Path) -> None:
 
 
 def test_a_module_of_the_chapter_runs_it(copy: Path) -> None:
-    edit(copy / "lib/bridges/instruments/routes.py", lambda text: text + "\n# changed\n")
+    edit(copy / "lib/bridges/instruments/routes.py", lambda text: text + "\nCHANGED = 1\n")
+    assert planned(copy, *PROFILE) == {"chapter", "ledger", "site"}
+
+
+def test_a_comment_or_a_docstring_in_a_module_runs_no_chapter(copy: Path) -> None:
+    edit(
+        copy / "lib/bridges/instruments/routes.py",
+        lambda text: '"""Said otherwise."""\n' + text[text.index("\n\n") :] + "\n# changed\n",
+    )
+    assert planned(copy, *PROFILE) == {"site"}
+
+
+def test_rows_of_record_run_their_chapter(copy: Path) -> None:
+    rows = next((copy / "book/evidence").rglob("*.csv"))
+    edit(rows, lambda text: text + "\n")
     assert planned(copy, *PROFILE) == {"chapter", "ledger", "site"}
 
 
@@ -84,7 +99,7 @@ def test_a_change_in_how_hosts_are_made_makes_them_anew(copy: Path) -> None:
 
 def test_a_chapter_edited_while_it_ran_runs_again(copy: Path) -> None:
     """Snakemake notes an input's checksum when the job ends: here the notes say that the edit has been run."""
-    script = copy / "notebooks" / f"{CHAPTER}.py"
+    script = copy / SCRIPT
     before = sha256(script.read_bytes()).hexdigest()
     edit(script, lambda text: text.replace("# ## Symptom", "# ## Symptom\n#\n# More."))
     after = sha256(script.read_bytes()).hexdigest()

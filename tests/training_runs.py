@@ -15,8 +15,8 @@ import pytest
 import torch
 from bridges.__main__ import main
 from bridges.benches import pretrain
-from bridges.training.fit import FitSettings
 from bridges.jobs.job import LOG, Job
+from bridges.training.fit import FitSettings
 from torch import Tensor
 
 

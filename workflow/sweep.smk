@@ -39,7 +39,7 @@ rule point:
         folder=folder_of,
         given=lambda w: [word for name, value in parameters_of(w).items() for word in ("-p", name, value)],
         claims=statements(CHAPTER),
-        made_of=lambda w: digest(source(CHAPTER), *recorded(CHAPTER)),
+        made_of=lambda w: digest(CHAPTER),
     wildcard_constraints:
         **{f"of_{name}": "[^/,]+" for name in NAMES},
     resources:

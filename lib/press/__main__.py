@@ -95,7 +95,7 @@ def _pair(options: argparse.Namespace) -> int:
 def _keep(options: argparse.Namespace) -> int:
     from press import pairs
 
-    print(f"{pairs.keep_verdicts(options.name)} checked output kept in notebooks/{options.name}.ipynb")
+    print(f"{pairs.keep_verdicts(options.name)} checked output kept in {chapter.notebook_of(options.name).name}")
     return 0
 
 

@@ -121,24 +121,27 @@ class Run(provenance.Run):
         return self.note(verdict)
 
 
-def begin(chapter: str, given: Mapping[str, Any], *, least: int = 2, **sizes: Any) -> Run:
+def begin(
+    chapter: str, given: Mapping[str, Any], *, least: int = 2, profiles: Sequence[str] = PROFILES, **sizes: Any
+) -> Run:
     """Check a chapter's parameters before anything runs, and set figures, threads and progress bars.
 
     Args:
         chapter: the chapter's word.
         given: its globals, which hold its parameters.
         least: the fewest seeds from which it can say anything.
-        sizes: each a pair, for quick and full, or one value for both; `seeds` is one of them.
+        profiles: their names, where the chapter has more than two.
+        sizes: each a value for each profile, or one value for all; `seeds` is one of them.
 
     Raises:
         PressError: for an impossible value, naming what is allowed.
     """
     defaults = parameters_of(script_of(chapter))
     profile = given["profile"]
-    if profile not in PROFILES:
-        raise PressError(f"profile {profile!r} is unknown; choose from {', '.join(PROFILES)}")
-    place = PROFILES.index(profile)
-    own = {k: v[place] if isinstance(v, tuple) and len(v) == len(PROFILES) else v for k, v in sizes.items()}
+    if profile not in profiles:
+        raise PressError(f"profile {profile!r} is unknown; choose from {', '.join(profiles)}")
+    place = profiles.index(profile)
+    own = {k: v[place] if isinstance(v, tuple) and len(v) == len(profiles) else v for k, v in sizes.items()}
     common = {k: given[k] for k in ("profile", "seeds", "device", "out")}
     run = provenance.begin(chapter, {profile: SimpleNamespace(**own)}, least=least, **common)
     torch.set_num_threads(1)
@@ -229,7 +232,7 @@ def _read(folder: Path, bench: Any, arms: Mapping[Hashable, Any]) -> tuple[Study
     """What is kept with the seconds it took, the models made again by the bench; None where nothing is."""
     if not folder.is_dir():
         return None
-    rows = pd.read_csv(folder / "rows.csv", dtype={"arm": str, "digest": str}, float_precision="round_trip")
+    rows = pd.read_csv(folder / "rows.csv", dtype={"arm": str, "digest": str})
     by_label = {label(arm): settings for arm, settings in arms.items()}
     outcomes = {}
     kept = json.loads((folder / "texts.json").read_text())

@@ -89,7 +89,7 @@ def read_rows(path: Path) -> pd.DataFrame:
         return pd.DataFrame(columns=COLUMNS)
     text = ",".join(COLUMNS) + "\n" + "".join(batch.rows for batch in batches)
     rows = pd.read_csv(
-        io.StringIO(text), dtype={"arm": str, "digest": str, "reading": str}, float_precision="round_trip"
+        io.StringIO(text), dtype={"arm": str, "digest": str, "reading": str}
     )
     return rows.drop_duplicates(KEY, keep="last")
 
@@ -124,7 +124,7 @@ def prune(path: Path, digests: Mapping[str, str]) -> None:
         kept = []
         for batch in batches:
             rows = pd.read_csv(
-                io.StringIO(batch.rows), names=COLUMNS, dtype={"digest": str}, float_precision="round_trip"
+                io.StringIO(batch.rows), names=COLUMNS, dtype={"digest": str}
             )
             rows = rows[rows["arm"].map(digests) == rows["digest"]]
             if len(rows):

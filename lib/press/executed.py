@@ -17,10 +17,11 @@ from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
 from sphinx.util.docutils import SphinxDirective, SphinxRole
 
-from press import EXECUTED, LEDGER, NOTEBOOKS, ROOT
+from press import EXECUTED, LEDGER, NOTEBOOKS, RECORDS, ROOT
 from press.cards import claim_card, measured
 from press.chapter import word_of
 from press.claims import Claim, load_claims
+from press.data import recorded
 
 
 def swap(app: Sphinx, docname: str, source: list[str]) -> None:
@@ -68,6 +69,13 @@ def rows() -> dict[str, dict[str, Any]]:
     if not LEDGER.is_file():
         raise ExtensionError(f"{LEDGER.relative_to(ROOT)} is not there: run make book")
     return {row["id"]: row for row in json.loads(LEDGER.read_text())}
+
+
+@cache
+def agreements() -> dict[str, dict[str, int]]:
+    """How the runs of each chapter that was held to rows of record compare with them, by the chapter's word."""
+    records = {path.stem: json.loads(path.read_text()) for path in sorted(RECORDS.glob("*.json")) if path != LEDGER}
+    return {word: record["agreement"] for word, record in records.items() if "agreement" in record}
 
 
 def word(claim: Claim) -> str:
@@ -127,6 +135,48 @@ class LedgerDirective(SphinxDirective):
         ]
 
 
+class AgreementDirective(SphinxDirective):
+    """`agreement` says how the runs made for this site compare with the rows of record."""
+
+    def run(self) -> list[nodes.Node]:
+        found = agreements()
+        total = Counter[str]()
+        for counts in found.values():
+            total.update(counts)
+        if not total:
+            return [nodes.paragraph(text="No chapter of this site was held to rows of record.")]
+        text = (
+            f"In {len(found)} chapters the runs made for this site stand in the rows of record too, {total.total():,}"
+            f" values in all: {total['equal']:,} are equal to the last digit, {total['near']:,} lie within the spread"
+            f" over seeds, {total['far']:,} farther off."
+        )
+        return [nodes.paragraph(text=text)]
+
+
+class EarlierDirective(SphinxDirective):
+    """`earlier` shows each part as it was judged on the hosts of earlier editions, beside what it is now."""
+
+    def run(self) -> list[nodes.Node]:
+        known = load_claims()
+        lines = ["````{list-table}", ":header-rows: 1", ""]
+        lines += ["* - claim", "  - part", "  - earlier", "  - n", "  - now", "  - n"]
+        now = {(row["id"], part["metric"]): part for row in rows().values() for part in row["parts"]}
+        for claim, _, metric, then, mean, low, high, n, _ in recorded("earlier_runs")["verdicts"]["rows"]:
+            part = now.get((claim, metric))
+            unit = next(p.unit for p in known[claim].parts if p.metric == metric)
+            before = measured(mean, None if low is None else (low, high), unit)
+            lines += [f"* - {claim}", f"  - {metric.replace('_', ' ')}", f"  - {then}: {before}", f"  - {n}"]
+            lines += [
+                f"  - {part['verdict']}: {measured(part['observed'], part['interval'], unit)}"
+                if part
+                else "  - pending",
+                f"  - {part['n'] if part else ''}",
+            ]
+        node = nodes.container()
+        self.state.nested_parse(StringList([*lines, "````"], source=self.get_source_info()[0]), 0, node)
+        return node.children
+
+
 class CriteriaDirective(SphinxDirective):
     """`criteria` with a thread's letter shows each of its claims with the criterion it is judged by."""
 
@@ -142,5 +192,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("source-read", swap)
     app.add_directive("ledger", LedgerDirective)
     app.add_directive("criteria", CriteriaDirective)
+    app.add_directive("agreement", AgreementDirective)
+    app.add_directive("earlier", EarlierDirective)
     app.add_role("verdict", VerdictRole())
     return {"parallel_read_safe": True, "parallel_write_safe": True}

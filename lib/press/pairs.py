@@ -11,6 +11,7 @@ import jupytext.combine
 import nbformat
 
 from press import BUILD, EXECUTED, NOTEBOOKS, PressError
+from press.chapter import word_of
 
 KEPT_METADATA = ("tags", "mystnb")
 CHECKED = "nbval-check-output"
@@ -108,8 +109,10 @@ def keep_verdicts(name: str, folder: Path = NOTEBOOKS, executed: Path = EXECUTED
     Raises:
         PressError: when the chapter has not been executed, its code has changed since, or it ran with other parameters.
     """
-    target, source = folder / f"{name}.ipynb", executed / f"{name}.ipynb"
-    if not (target.is_file() and source.is_file()):
+    name = word_of(name)
+    source = executed / f"{name}.ipynb"
+    target = next(folder.glob(f"[0-9][0-9]_{name}.ipynb"), None)
+    if not (target and source.is_file()):
         raise PressError(f"{name} has no executed copy: run make book")
     notebook, ran = nbformat.read(target, 4), nbformat.read(source, 4)
     other = set(ran.metadata.papermill.parameters) - {"profile", "out"}

@@ -14,7 +14,7 @@ from typing import Any
 
 from press import BUILD, ROOT, PressError
 from press.cards import measured
-from press.chapter import ONE_THREAD, check_parameters, notebook_of
+from press.chapter import ONE_THREAD, check_parameters, notebook_of, word_of
 from press.lock import WORKFLOW, hold
 
 SWEEPS = BUILD / "sweeps"
@@ -77,6 +77,7 @@ def run(name: str, grid: Mapping[str, Sequence[str]], *, slurm: bool, options: S
             end for points without a result, naming them.
     """
     points = points_of(name, grid, here=not slurm)
+    name = word_of(notebook_of(name).stem)
     folder = SWEEPS / name
     with hold(*WORKFLOW) as lock:
         folder.mkdir(parents=True, exist_ok=True)

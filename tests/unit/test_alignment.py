@@ -5,11 +5,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from bridges.benches.alignment import Run, held_out_loss, sampled_widths, train_bridges
 from bridges.connectors.pooling import AttentionPooling, MeanPooling
 from bridges.connectors.resampler import CrossAttention, PerceiverResampler, ResamplerSettings
 from bridges.hosts.contrastive import AlignmentSettings, ContrastiveBridge
 from bridges.tasks.scenes import WIDTH, scenes
-from bridges.benches.alignment import Run, held_out_loss, sampled_widths, train_bridges
 from bridges.training.ensemble import fit_ensemble
 from bridges.training.fit import FitSettings, fit
 from bridges.training.losses import alignment_loss, info_nce, log_as_written, matryoshka_loss, prefix_loss

@@ -25,7 +25,7 @@ from types import SimpleNamespace
 from press.provenance import begin
 
 sizes = {p: SimpleNamespace(seeds=n) for p, n in (("quick", 2), ("full", 3), ("patient", 5))}
-run = begin("01_small", sizes, profile=profile, seeds=seeds, device=device, out=out)
+run = begin("small", sizes, profile=profile, seeds=seeds, device=device, out=out)
 assert not fail, "asked to fail"
 
 # %% tags=["nbval-check-output", "keep_output"]
@@ -86,35 +86,35 @@ def test_a_device_that_is_not_there_is_refused(book: Path, monkeypatch: pytest.M
 
 
 def test_an_unknown_chapter_is_refused_by_name(book: Path) -> None:
-    with pytest.raises(PressError, match="no chapter '09_none'; there are 01_small"):
+    with pytest.raises(PressError, match="no chapter '09_none'; there are small"):
         chapter.run("09_none", {}, book=True)
 
 
 def test_a_run_leaves_the_executed_chapter_and_its_record(book: Path) -> None:
-    chapter.run("01_small", {"seeds": "4"}, book=True)
-    record = json.loads((book / "_build/records/01_small.json").read_text())
+    chapter.run("small", {"seeds": "4"}, book=True)
+    record = json.loads((book / "_build/records/small.json").read_text())
     assert (record["seeds"], record["profile"]) == (4, "quick")
     assert record["seconds"] > 0
-    assert sorted(leftovers(book)) == ["01_small.ipynb", "01_small.json"]
-    executed = (book / "_build/executed/01_small.ipynb").read_text()
+    assert sorted(leftovers(book)) == ["small.ipynb", "small.json"]
+    executed = (book / "_build/executed/small.ipynb").read_text()
     assert str(book) not in executed
 
 
 def test_a_profile_of_a_chapters_own_leaves_a_record(book: Path) -> None:
     chapter.run("01_small", {"profile": "patient"}, book=False)
-    assert json.loads((book / "_build/runs/01_small.json").read_text())["profile"] == "patient"
+    assert json.loads((book / "_build/runs/small.json").read_text())["profile"] == "patient"
 
 
 def test_a_failing_cell_leaves_nothing_and_keeps_what_was_there(book: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(PressError, match="01_small failed at its cell 2: AssertionError: asked to fail"):
+    with pytest.raises(PressError, match="small failed at its cell 2: AssertionError: asked to fail"):
         chapter.run("01_small", {"fail": "True"}, book=True)
     assert leftovers(book) == []
     assert "assert not fail" in capsys.readouterr().err
     chapter.run("01_small", {}, book=True)
-    before = (book / "_build/records/01_small.json").read_bytes()
+    before = (book / "_build/records/small.json").read_bytes()
     with pytest.raises(PressError):
         chapter.run("01_small", {"fail": "True"}, book=True)
-    assert (book / "_build/records/01_small.json").read_bytes() == before
+    assert (book / "_build/records/small.json").read_bytes() == before
 
 
 def test_the_notebook_itself_refuses_an_impossible_number_of_seeds(book: Path) -> None:
@@ -185,18 +185,18 @@ def test_halves_that_came_changed_together_can_be_edited_afterwards(book: Path) 
 
 def test_a_run_that_outlived_its_parent_overwrites_nothing(book: Path) -> None:
     (book / "_build/executed").mkdir(parents=True)
-    with (book / "_build/executed/01_small.lock").open("w") as lock:
+    with (book / "_build/executed/small.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         lock.write("4711")
         lock.flush()
-        with pytest.raises(PressError, match=r"01_small is still running elsewhere \(process 4711\)"):
+        with pytest.raises(PressError, match=r"small is still running elsewhere \(process 4711\)"):
             chapter.run("01_small", {}, book=True)
     assert leftovers(book) == []
 
 
 def test_two_chapters_run_side_by_side(book: Path) -> None:
     """With kernels on socket files of one name, each would answer the other."""
-    (book / "notebooks/02_other.py").write_text(SCRIPT.replace("01_small", "02_other"))
+    (book / "notebooks/02_other.py").write_text(SCRIPT.replace("small", "other"))
     pairs.bring_together(book / "notebooks")
     children = []
     for name in ("01_small", "02_other"):
@@ -205,7 +205,7 @@ def test_two_chapters_run_side_by_side(book: Path) -> None:
     for child in children:
         child.join()
     assert [child.exitcode for child in children] == [0, 0]
-    for name in ("01_small", "02_other"):
+    for name in ("small", "other"):
         assert json.loads((book / f"_build/records/{name}.json").read_text())["chapter"] == name
 
 
@@ -214,7 +214,7 @@ def test_a_model_that_does_not_load_is_told_in_one_line(book: Path, capsys: pyte
     loads = 'from press.provenance import refusing\nwith refusing():\n    raise OSError("nothing at /nowhere")  #'
     script.write_text(SCRIPT.replace("assert not fail", loads))
     pairs.bring_together(book / "notebooks")
-    with pytest.raises(PressError, match=r"^01_small: nothing at /nowhere$"):
+    with pytest.raises(PressError, match=r"^small: nothing at /nowhere$"):
         chapter.run("01_small", {}, book=True)
     assert "Traceback" not in capsys.readouterr().err
 

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 import training_runs
-from bridges.jobs import commands
 from bridges.__main__ import main
-from bridges.jobs import image_text, vector_to_text
+from bridges.jobs import commands, image_text, vector_to_text
 from bridges.jobs.job import read_log, settings_of
 from training_runs import brief_hosts, log, refused
 

@@ -7,19 +7,19 @@ from pathlib import Path
 import pytest
 import torch
 from bridges.__main__ import main
+from bridges.benches import answering, exams, pretrain
+from bridges.benches.answering import Anchor, BridgeRecipe, train_bridges
+from bridges.benches.exams import Bench, Exam, Pair, bridge_logits, examine
+from bridges.benches.pretrain import SOLVERS, small_solver
+from bridges.benches.small_pairs import train_arms
 from bridges.connectors.scale import ScaleMatch, Whitening, embedding_rms, rms
 from bridges.connectors.translator import LOG, GatedTranslator, TranslatorSettings
 from bridges.hosts import causal
 from bridges.hosts.causal import answer_loss, generate, hidden_states, positions, read_logits, until_end
 from bridges.tasks import word_problems
-from bridges.benches import answering, exams, pretrain
-from bridges.benches.answering import Anchor, BridgeRecipe, train_bridges
-from bridges.benches.small_pairs import train_arms
 from bridges.training.ensemble import fit_ensemble
-from bridges.benches.exams import Bench, Exam, Pair, bridge_logits, examine
 from bridges.training.fit import GATE_GROUP, FitSettings, Group, fit
 from bridges.training.losses import kl_aligned, kl_as_written
-from bridges.benches.pretrain import SOLVERS, small_solver
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel

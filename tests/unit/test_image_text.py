@@ -7,16 +7,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from bridges.jobs import commands
-from bridges.jobs import validation as reports
 from bridges.__main__ import main
 from bridges.hosts import sentence
 from bridges.hosts.contrastive import ContrastiveBridge
+from bridges.jobs import commands, image_text
+from bridges.jobs import validation as reports
+from bridges.jobs.image_text import NAMED, ImageTextJob, Settings, prepare, shape, small
 from bridges.tasks import instructions
 from bridges.tasks.pairs import read_features, write_features
 from bridges.tasks.scenes import scenes
-from bridges.jobs import image_text
-from bridges.jobs.image_text import NAMED, ImageTextJob, Settings, prepare, shape, small
 from bridges.training.losses import alignment_loss, info_nce
 from safetensors.torch import load_file
 from training_runs import interrupted, log, refused

@@ -22,7 +22,7 @@ ENTRY = {
             {"metric": "effect", "reads": "difference over seeds", "comparison": ">", "threshold": 1, "unit": "points"}
         ],
     },
-    "chapter": "01_first",
+    "chapter": "first",
 }
 
 
@@ -33,7 +33,7 @@ def write_claims(folder: Path, *entries: dict) -> Path:
     return path
 
 
-def write_record(folder: Path, claims: Path, observed: Estimate, chapter: str = "01_first") -> Path:
+def write_record(folder: Path, claims: Path, observed: Estimate, chapter: str = "first") -> Path:
     verdict = judge("A1", observed, claims=claims)
     path = folder / f"{chapter}.json"
     path.write_text(
@@ -52,7 +52,7 @@ def write_record(folder: Path, claims: Path, observed: Estimate, chapter: str = 
             }
         )
     )
-    (folder / f"{chapter}.py").touch()
+    (folder / f"01_{chapter}.py").touch()
     return path
 
 
@@ -133,7 +133,7 @@ def test_a_criterion_changed_after_its_record_is_refused(tmp_path: Path) -> None
     bent = json.loads(json.dumps(ENTRY))
     bent["criterion"]["parts"][0]["threshold"] = 0.1
     write_claims(tmp_path, bent)
-    with pytest.raises(PressError, match=r"A1: its criterion in claims\.yml has changed after 01_first\.json"):
+    with pytest.raises(PressError, match=r"A1: its criterion in claims\.yml has changed after first\.json"):
         collect([record], claims, tmp_path)
     reference = tmp_path / "reference"
     reference.mkdir()
@@ -158,8 +158,8 @@ def test_missing_pending_and_foreign_verdicts_are_refused(tmp_path: Path) -> Non
     assert collect([], claims, tmp_path) == []
     with pytest.raises(PressError, match="take 'pending' off it"):
         collect([record], claims, tmp_path)
-    write_claims(tmp_path, ENTRY | {"chapter": "02_other"})
-    with pytest.raises(PressError, match="judged in 01_first but"):
+    write_claims(tmp_path, ENTRY | {"chapter": "other"})
+    with pytest.raises(PressError, match="judged in first but"):
         collect([record], claims, tmp_path)
     write_claims(tmp_path, ENTRY | {"id": "A2"})
     with pytest.raises(PressError, match="A1, which is no claim"):
@@ -170,7 +170,7 @@ def test_missing_pending_and_foreign_verdicts_are_refused(tmp_path: Path) -> Non
     ("change", "message"),
     [
         ({"sources": ["lost"]}, "unknown source lost"),
-        ({"chapter": "first"}, "chapter must match pattern"),
+        ({"chapter": "01_first"}, "chapter must match pattern"),
         ({"id": "Z1"}, "id must match pattern"),
     ],
 )

@@ -6,15 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from bridges.jobs import commands
-from bridges.jobs import validation as reports
 from bridges.__main__ import main
 from bridges.connectors.translator import LOG, GatedTranslator
 from bridges.hosts.causal import hidden_states, layer_states
+from bridges.jobs import commands, llm_to_llm
+from bridges.jobs import validation as reports
+from bridges.jobs.llm_to_llm import LINES, NAMED, LlmToLlmJob, Settings, prepare, prompt, small
 from bridges.tasks.gsm8k import Question, write_gsm8k
 from bridges.tasks.word_problems import prompt as small_prompt
-from bridges.jobs import llm_to_llm
-from bridges.jobs.llm_to_llm import LINES, NAMED, LlmToLlmJob, Settings, prepare, prompt, small
 from safetensors.torch import load_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from training_runs import brief_hosts, interrupted, log, refused

@@ -5,12 +5,6 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from bridges.connectors.resampler import ResamplerSettings
-from bridges.hosts import seq2seq
-from bridges.instruments.gradients import gradient_flow
-from bridges.tasks import instructions
-from bridges.training.ensemble import fit_ensemble
-from bridges.training.fit import FitSettings, fit
 from bridges.benches.supervision import (
     Attending,
     Supervised,
@@ -20,6 +14,12 @@ from bridges.benches.supervision import (
     log_mean_attention,
 )
 from bridges.benches.translation import Recipe, Sentences, untrained
+from bridges.connectors.resampler import ResamplerSettings
+from bridges.hosts import seq2seq
+from bridges.instruments.gradients import gradient_flow
+from bridges.tasks import instructions
+from bridges.training.ensemble import fit_ensemble
+from bridges.training.fit import FitSettings, fit
 from torch.nn.functional import margin_ranking_loss
 from transformers import PreTrainedModel
 from transformers.models.bart.modeling_bart import BartAttention

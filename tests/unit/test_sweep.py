@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from press import PressError, sweep
 
-CHAPTER = "02_encoder_bypass"
+CHAPTER = "encoder_bypass"
 
 
 def test_a_grid_is_every_combination_named_readably() -> None:

@@ -8,13 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from bridges.jobs import commands
-from bridges.jobs import validation as reports
 from bridges.__main__ import main
 from bridges.connectors.resampler import NAMED as RESAMPLERS
 from bridges.connectors.resampler import ResamplerSettings, VectorResampler
 from bridges.hosts.seq2seq import ROUTES
-from bridges.jobs import vector_to_text
+from bridges.jobs import commands, vector_to_text
+from bridges.jobs import validation as reports
 from bridges.jobs.vector_to_text import NAMED, Settings, VectorToTextJob, prepare, small
 from safetensors.torch import load_file
 from torch import nn

@@ -9,6 +9,7 @@ from dataclasses import fields, is_dataclass
 from functools import partial
 from pathlib import PurePath
 from textwrap import dedent
+from types import CodeType
 from typing import Any
 
 
@@ -85,9 +86,9 @@ def _function(function: Callable[..., Any], seen: set[str]) -> Any:
     if function.__module__.startswith("bridges."):
         return f"{function.__module__}.{name}"  # the library's: held by the engine's own digest
     seen.add(name)
-    code = function.__code__
-    closure = inspect.getclosurevars(function)
-    known = {k: v for k, v in {**closure.globals, **closure.nonlocals}.items() if k in code.co_names + code.co_freevars}
+    names = _names(function.__code__)
+    nonlocals = inspect.getclosurevars(function).nonlocals
+    known = {k: v for k, v in {**function.__globals__, **nonlocals}.items() if k in names}
     parts: dict[str, Any] = {}
     for key, value in sorted(known.items()):
         if inspect.isfunction(value):
@@ -98,3 +99,9 @@ def _function(function: Callable[..., Any], seen: set[str]) -> Any:
         ):
             parts[key] = fingerprint(value)
     return [syntax(inspect.getsource(function)), parts]
+
+
+def _names(code: CodeType) -> set[str]:
+    """The names that a function's code uses from outside, those of its comprehensions and inner functions too."""
+    inner = [part for part in code.co_consts if isinstance(part, CodeType)]
+    return {*code.co_names, *code.co_freevars}.union(*map(_names, inner))

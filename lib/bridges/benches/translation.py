@@ -218,7 +218,7 @@ class Translation:
     Vectors are the book's own, linear in the words, of `width` numbers where it is given, or by the small sentence
     encoder of seed 0 where `encoder` names it. `held_out` sentences are translated by every trained model.
 
-    A reader's own stand in the place of the book's where they are given: `given_text`, which the hosts then read too, and
+    A reader's own stand in the place of the book's where they are given: `given_text`, which the hosts read too, and
     `given_encoder`, a sentence encoder and its tokenizer.
     """
 

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from bridges.planted.cases import Size
-from bridges.planted.space import shared_space
 from bridges.connectors.peers import PEERS, ClipVision
 from bridges.instruments.checkup import checkup
 from bridges.instruments.report import FAULTS
+from bridges.planted.cases import Size
+from bridges.planted.space import shared_space
 
 WITH_MASKS = ("perceiver-pytorch", "Idefics2", "BLIP-2 Q-Former")
 
