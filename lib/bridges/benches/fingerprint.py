@@ -94,11 +94,18 @@ def _function(function: Callable[..., Any], seen: set[str]) -> Any:
         if inspect.isfunction(value):
             if value.__module__ == function.__module__ and value.__qualname__ not in seen:
                 parts[key] = _function(value, seen)
-        elif isinstance(value, str | int | float | tuple | range) or (
-            is_dataclass(value) and not isinstance(value, type)
-        ):
+        elif _settled(value):
             parts[key] = fingerprint(value)
     return [syntax(inspect.getsource(function)), parts]
+
+
+def _settled(value: Any) -> bool:
+    """Whether a value that a function names is a setting: plain data, through and through."""
+    if isinstance(value, Mapping):
+        return all(map(_settled, value.values()))
+    if isinstance(value, list | tuple):
+        return all(map(_settled, value))
+    return isinstance(value, str | int | float | range) or (is_dataclass(value) and not isinstance(value, type))
 
 
 def _names(code: CodeType) -> set[str]:
