@@ -213,7 +213,7 @@ def foretold(soft, home, quieter):
     (ids, mask), there = exam.visible, exam.labels != -100
     ids, mask = torch.cat([ids, exam.labels.clamp_min(0)], 1), torch.cat([mask, there.long()], 1)
     embeds, mask = causal.spoken_to(target, soft, ids, mask).values()
-    earlier = torch.ones(mask.shape[1], mask.shape[1], device=mask.device).tril().bool()
+    earlier = mask.new_ones(mask.shape[1], mask.shape[1]).tril().bool()
     scores = torch.where(earlier & mask.bool()[:, None, None], 0.0, torch.finfo(embeds.dtype).min)
     scores[:, :, count:, :count] -= math.log(quieter)
     given = {"attention_mask": scores.to(embeds.dtype), "position_ids": causal.positions(mask), "use_cache": False}
@@ -327,12 +327,12 @@ def held(arms, seeds):
     return found
 
 
-states = run.study("states", held, {"source": None})
+numbered = run.study("states", held, {"source": None})
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "The source's states where a question's numbers stand, by layer: means over sources with 95 % intervals, single sources thin. Left: how well a linear probe tells which number it is, held out. Right: the shares of the states' variance that lie between numbers, and between the first number of a question and later ones. The last mark on each axis: the last layer whitened.", "name": "fig-layers-faint"}, "image": {"alt": "TODO"}}
 left, right = figure(columns=2, height=3.0)
 for axes, name, colour in ((left, "probe", GREEN), (right, "which number", BLUE), (right, "first or later", ORANGE)):
-    curve = states.curve("source", name)
+    curve = numbered.curve("source", name)
     for label, part in ((name, curve.loc[:LAST]), ("_", curve.loc[LAST + 1 :])):
         lines(axes, {label: part}, colour={label: colour}, xlabel="source layer", ylim=(0, 1.05))
     axes.set_xticks(range(LAST + 2), ["emb.", *map(str, range(1, LAST)), "last", "last,\nwhitened"])
