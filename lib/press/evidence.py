@@ -88,9 +88,7 @@ def read_rows(path: Path) -> pd.DataFrame:
     if not batches:
         return pd.DataFrame(columns=COLUMNS)
     text = ",".join(COLUMNS) + "\n" + "".join(batch.rows for batch in batches)
-    rows = pd.read_csv(
-        io.StringIO(text), dtype={"arm": str, "digest": str, "reading": str}
-    )
+    rows = pd.read_csv(io.StringIO(text), dtype={"arm": str, "digest": str, "reading": str})
     return rows.drop_duplicates(KEY, keep="last")
 
 
@@ -123,9 +121,7 @@ def prune(path: Path, digests: Mapping[str, str]) -> None:
         batches = read_batches(path)
         kept = []
         for batch in batches:
-            rows = pd.read_csv(
-                io.StringIO(batch.rows), names=COLUMNS, dtype={"digest": str}
-            )
+            rows = pd.read_csv(io.StringIO(batch.rows), names=COLUMNS, dtype={"digest": str})
             rows = rows[rows["arm"].map(digests) == rows["digest"]]
             if len(rows):
                 text = _text(rows)

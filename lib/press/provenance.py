@@ -18,6 +18,7 @@ from press.claims import check_schema
 from press.ledger import Interval, Verdict
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
+NO_SETTING = {"settings": False}  # of a run: what is trained depends on its sizes alone
 PACKAGES = ("torch", "transformers", "numpy", "sacrebleu")
 
 
@@ -78,18 +79,21 @@ def refusing() -> Iterator[None]:
 class Run:
     """One run of a chapter: what it was asked, and what it found."""
 
-    chapter: str
-    profile: str
-    seeds: int
-    device: str
-    out: str
+    chapter: str = field(metadata=NO_SETTING)
+    profile: str = field(metadata=NO_SETTING)
+    seeds: int = field(metadata=NO_SETTING)
+    device: str = field(metadata=NO_SETTING)
+    out: str = field(metadata=NO_SETTING)
     size: Any
-    started: float = field(default_factory=time.monotonic)
-    verdicts: dict[str, Verdict] = field(default_factory=dict)
-    measurements: dict[str, Any] = field(default_factory=dict)
-    given: dict[str, str] = field(default_factory=dict)  # what a reader gave in place of the book's own, by name
-    altered: bool = False  # whether a parameter of the chapter's own differs from its default
-    agreement: list[dict[str, int]] = field(default_factory=list)  # of each study's runs with the rows of record
+    started: float = field(default_factory=time.monotonic, metadata=NO_SETTING)
+    verdicts: dict[str, Verdict] = field(default_factory=dict, metadata=NO_SETTING)
+    measurements: dict[str, Any] = field(default_factory=dict, metadata=NO_SETTING)
+    # What a reader gave in place of the book's own, by name.
+    given: dict[str, str] = field(default_factory=dict, metadata=NO_SETTING)
+    # Whether a parameter of the chapter's own differs from its default.
+    altered: bool = field(default=False, metadata=NO_SETTING)
+    # Of each study's runs with the rows of record.
+    agreement: list[dict[str, int]] = field(default_factory=list, metadata=NO_SETTING)
 
     def note(self, verdict: Verdict) -> Verdict:
         """Keep a verdict for the record; returns it, so that a cell shows its card."""

@@ -9,7 +9,7 @@ from dataclasses import fields, is_dataclass
 from functools import partial
 from pathlib import PurePath
 from textwrap import dedent
-from types import CodeType
+from types import CodeType, SimpleNamespace
 from typing import Any
 
 
@@ -43,6 +43,8 @@ def fingerprint(thing: Any) -> Any:
         return [type(thing).__name__, found, fingerprint(getattr(thing, "depends", None))]
     if isinstance(thing, Mapping):
         return {label(key): fingerprint(value) for key, value in thing.items()}
+    if isinstance(thing, SimpleNamespace):  # a chapter's sizes, of which the number of seeds bears on no single run
+        return fingerprint({k: v for k, v in vars(thing).items() if k != "seeds"})
     if isinstance(thing, Sequence | range):
         return [fingerprint(part) for part in thing]
     if inspect.ismethod(thing):
