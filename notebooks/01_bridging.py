@@ -191,7 +191,8 @@ ENTRANCE = "connector.1.mlp.0.weight"  # the trained weight that meets the vecto
 def word_counts(sentences) -> torch.Tensor:
     """How often each word stands in each sentence (sentences, words)."""
     each = [Counter(sentence.lower().split()) for sentence in sentences]
-    return torch.tensor([[float(counts[word]) for word in sorted(set().union(*each))] for counts in each])
+    words = sorted(set().union(*each))
+    return torch.tensor([[float(counts[word]) for word in words] for counts in each])
 
 
 def readings(model, given, references) -> dict[str, float]:
