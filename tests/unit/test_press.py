@@ -67,8 +67,8 @@ def test_recorded_figures_name_their_source() -> None:
     assert all(len(row) == len(table["columns"]) for row in table["rows"])
     with pytest.raises(
         PressError,
-        match="there are alignment_log, bridge_analysis, degenerate_outputs, earlier_runs, encoder_training,"
-        " gate_groups, next_steps, resampler_designs, rms_matching, staged_bleu, staying_at_the_peak,"
+        match="there are alignment_log, bridge_analysis, degenerate_outputs, earlier_runs, earlier_sources,"
+        " encoder_training, gate_groups, next_steps, resampler_designs, rms_matching, staged_bleu, staying_at_the_peak,"
         " t5_architectures, translation_sweep",
     ):
         recorded("t6")
