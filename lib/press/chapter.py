@@ -24,6 +24,21 @@ SILENT_SECONDS = 5.0
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
+# The chapter that explains a fault of the check-up, by the fault's topic.
+TOPICS = {
+    "chance lines": "stuck_loss",
+    "leaks": "beyond_the_target",
+    "retrieval": "direct_model",
+    "gates": "gate_schedules",
+    "initial values": "initialisation",
+    "collapse": "collapse",
+    "scale": "rms_matching",
+    "gradients": "latents",
+    "padding and stopping": "padding_and_stopping",
+    "penalties": "kl_anchor",
+}
+
+
 class Progress:
     """Passes a kernel's progress bars on to the terminal, one line every few seconds, named by the chapter."""
 
@@ -71,6 +86,18 @@ def notebook_of(name: str) -> Path:
         PressError: for an unknown chapter, naming those there are.
     """
     return script_of(name).with_suffix(".ipynb")
+
+
+def link_to(topic: str) -> str:
+    """A link to the chapter that explains a topic, by its title.
+
+    Raises:
+        PressError: for a topic that no chapter explains.
+    """
+    if topic not in TOPICS:
+        raise PressError(f"no chapter explains {topic!r}; there are {', '.join(TOPICS)}")
+    title = re.search(r"^# # (.+)$", script_of(TOPICS[topic]).read_text(encoding="utf-8"), re.MULTILINE)
+    return f"[{title[1] if title else topic}]({TOPICS[topic]}.ipynb)"
 
 
 def parameters_of(script: Path) -> dict[str, Any]:

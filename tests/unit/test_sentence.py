@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from bridges.benches import translation
+from bridges.benches.fingerprint import digest
 from bridges.hosts import sentence, seq2seq
 from bridges.hosts.sentence import SentenceEncoder, load
 from bridges.tasks import instructions
@@ -168,3 +170,19 @@ def test_a_word_tokenizer_keeps_the_commonest_words_and_decodes_as_spaced() -> N
     assert few("The zebra")["input_ids"] == [few.get_vocab()["the"], 3, 1]
     labels = instructions.labels(["the", "wash the dog"], few)
     assert labels.tolist() == [[few.get_vocab()["the"], 1, -100, -100], [*few("wash the")["input_ids"][:2], 3, 1]]
+
+
+def test_a_bench_takes_a_readers_own_text_and_encoder(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("\n".join(LINES))
+    text, own = read_sentences(tmp_path / "mine.txt", 5), load(str(folder))
+    book = translation.bench(tmp_path, held_out=5)
+    bench = translation.bench(tmp_path, held_out=5, given_text=text, given_encoder=own)
+    assert (bench.known.texts, bench.unseen.texts) == (text.train, text.validation)
+    assert torch.equal(bench.unseen.vectors, encoder().encode(text.validation, own[1]))
+    assert bench.references == spaced(text.validation, word_tokenizer(text.train))
+    others = [
+        translation.bench(tmp_path, held_out=5, given_text=read_sentences(tmp_path / "mine.txt", 5, seed=1)),
+        translation.bench(tmp_path, held_out=5, given_encoder=own),
+        translation.bench(tmp_path, held_out=5, given_encoder=(encoder(seed=1), own[1])),
+    ]
+    assert len({digest(one) for one in (book, bench, *others)}) == 5

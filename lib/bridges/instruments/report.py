@@ -7,10 +7,10 @@ from html import escape
 
 @dataclass(frozen=True)
 class Fault:
-    """What a measurement beyond its line points to, the chapter that explains it, and what to try first."""
+    """What a measurement beyond its line points to, the topic under which it is explained, and what to try first."""
 
     name: str
-    chapter: str
+    topic: str
     mend: str
 
 
@@ -18,31 +18,31 @@ class Fault:
 FAULTS = {
     fault.name: fault
     for fault in (
-        Fault("values that are not finite", "stuck_loss", "look for infinities where these values are made"),
-        Fault("constant inputs", "stuck_loss", "look at what extracts the inputs: it gives every sample the same"),
-        Fault("constant image inputs", "stuck_loss", "look at the image tower: it gives every image the same"),
-        Fault("constant text inputs", "stuck_loss", "look at the text tower: it gives every text the same"),
-        Fault("pairs that do not belong together", "stuck_loss", "check the order of both sides, row by row"),
-        Fault("the source reads the answers", "beyond_the_target", "take the answers out of what the source reads"),
-        Fault("no gradient to the connector", "direct_model", "look for detach, no_grad, or frozen parameters"),
-        Fault("another model in evaluation", "gate_schedules", "look for gates or running statistics of training"),
-        Fault("loss that diverged", "initialisation", "lower the learning rate"),
-        Fault("training that moves nothing", "stuck_loss", "see that the optimiser holds the parameters"),
-        Fault("gates that are shut", "gate_schedules", "see that they are trained, at a rate that can open them"),
+        Fault("values that are not finite", "chance lines", "look for infinities where these values are made"),
+        Fault("constant inputs", "chance lines", "look at what extracts the inputs: it gives every sample the same"),
+        Fault("constant image inputs", "chance lines", "look at the image tower: it gives every image the same"),
+        Fault("constant text inputs", "chance lines", "look at the text tower: it gives every text the same"),
+        Fault("pairs that do not belong together", "chance lines", "check the order of both sides, row by row"),
+        Fault("the source reads the answers", "leaks", "take the answers out of what the source reads"),
+        Fault("no gradient to the connector", "retrieval", "look for detach, no_grad, or frozen parameters"),
+        Fault("another model in evaluation", "gates", "look for gates or running statistics of training"),
+        Fault("loss that diverged", "initial values", "lower the learning rate"),
+        Fault("training that moves nothing", "chance lines", "see that the optimiser holds the parameters"),
+        Fault("gates that are shut", "gates", "see that they are trained, at a rate that can open them"),
         Fault("inputs too quiet", "collapse", "standardise the inputs: each feature to mean 0, deviation 1"),
         Fault("tokens that do not follow the input", "collapse", "train longer; look for what drowns the input"),
-        Fault("image embeddings all alike", "initialisation", "lower the learning rate, normalise the inputs"),
-        Fault("text embeddings all alike", "initialisation", "lower the learning rate, normalise the inputs"),
-        Fault("scale far from the host's", "rms_matching", "match the tokens' RMS to the host's embeddings"),
-        Fault("temperature that hides the pairs", "stuck_loss", "start at 0.07 and keep the factor below 100"),
-        Fault("parameters that no gradient reaches", "latents", "look for a part that cannot act, or has saturated"),
-        Fault("embeddings not of unit length", "stuck_loss", "normalise both sides before the loss"),
+        Fault("image embeddings all alike", "initial values", "lower the learning rate, normalise the inputs"),
+        Fault("text embeddings all alike", "initial values", "lower the learning rate, normalise the inputs"),
+        Fault("scale far from the host's", "scale", "match the tokens' RMS to the host's embeddings"),
+        Fault("temperature that hides the pairs", "chance lines", "start at 0.07 and keep the factor below 100"),
+        Fault("parameters that no gradient reaches", "gradients", "look for a part that cannot act, or has saturated"),
+        Fault("embeddings not of unit length", "chance lines", "normalise both sides before the loss"),
         Fault("input that is not used", "collapse", "train longer, or at other rates, and look at this gap again"),
-        Fault("held-out pairs at chance", "direct_model", "check the order of the training pairs; train longer"),
-        Fault("padding that changes the answers", "padding_and_stopping", "pad on the left"),
-        Fault("generations that do not end", "padding_and_stopping", "train on the end token"),
+        Fault("held-out pairs at chance", "retrieval", "check the order of the training pairs; train longer"),
+        Fault("padding that changes the answers", "padding and stopping", "pad on the left"),
+        Fault("generations that do not end", "padding and stopping", "train on the end token"),
         Fault("one sentence for all inputs", "collapse", "judge by the conditioning gap, not by BLEU alone"),
-        Fault("penalty that cannot see the answers", "kl_anchor", "compare logits that foretell the same tokens"),
+        Fault("penalty that cannot see the answers", "penalties", "compare logits that foretell the same tokens"),
     )
 }  # fmt: skip
 
@@ -82,7 +82,7 @@ class Report:
         return self.faults[0].name if self.faults else "nothing raised"
 
     def _advice(self) -> list[str]:
-        return [f"{fault.name} (chapter {fault.chapter}): {fault.mend}" for fault in self.faults]
+        return [f"{fault.name} (see {fault.topic}): {fault.mend}" for fault in self.faults]
 
     def __str__(self) -> str:
         rows = [(r.what, r.found, r.line, "<--" if r.fault else "") for r in self.readings]

@@ -9,10 +9,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from bridges.benches import answering
 from bridges.benches.answering import BridgeRecipe, untrained
 from bridges.benches.exams import LONGEST, Bench, Exam, bridge_logits
 from bridges.benches.pretrain import small_host
-from bridges.benches.small_pairs import HOST_SEEDS, bench
 from bridges.connectors import peers
 from bridges.connectors.pooling import VectorToTokens
 from bridges.connectors.projection import Expander
@@ -29,6 +29,8 @@ from bridges.tasks import instructions
 from bridges.training.fit import GATE_GROUP, FitSettings
 from bridges.training.losses import kl_aligned, kl_as_written
 
+# Hosts from which a bridge learns to speak in the few steps of a case: one that stays silent is no healthy case.
+HEARD = (2, 3)
 QUIET = 0.01  # times the inputs
 MASKED = ("perceiver-pytorch", "Idefics2", "BLIP-2 Q-Former")  # peers that take a mask
 
@@ -106,8 +108,8 @@ class _Told(nn.Module):
 def one_llm_to_another(size: Size, seeds: range, hosts: Path, only: Sequence[str] = ()) -> Iterator[Case]:
     """The third thread: one small language model's states into another, which does not see the question."""
     for seed in seeds:
-        own = bench(HOST_SEEDS[seed % len(HOST_SEEDS)], "quick", hosts, "cpu", "target", size.samples, TAUGHT)
-        yield from _between(own, size, seed, only)
+        bench = answering.bench(hosts, asked=size.samples, taught=TAUGHT)
+        yield from _between(bench.home(HEARD[seed % len(HEARD)]), size, seed, only)
 
 
 def _between(own: Bench, size: Size, seed: int, only: Sequence[str]) -> Iterator[Case]:
