@@ -15,13 +15,14 @@ out = ""  # where the record goes, a .json file
 
 # %% tags=["hide-input"]
 import math  # noqa: I001
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from statistics import fmean
 
 import torch
-from bridges.benches import answering
-from bridges.benches.answering import BridgeRecipe, train_bridges
+from bridges.benches.answering import Answering, BridgeRecipe, train_bridges
 from bridges.benches.exams import Bench, Exam, answer, answers_of, examine
+from bridges.benches.pretrain import small_solver
 from bridges.benches.study import Outcome
 from bridges.connectors.translator import Bridge, TranslatorSettings
 from bridges.instruments.leak import leak_check
@@ -169,8 +170,53 @@ def as_logged(soft: Tensor, model, ids: Tensor, mask: Tensor, words) -> dict:
 #
 # ### A target with room above it
 #
-# The book's ordinary target answers nearly everything by itself. This one was trained on less and answers about as much
-# as the log's; its source, as before, solves nearly all, and every seed has a pair of its own. The question is
+# The book's ordinary target answers nearly everything by itself. The *weak* ones are given less than half of its
+# training, and what they answer then differs widely from seed to seed. The criterion asks for 70 to 80 %, so the targets
+# are those of the first sixteen weak ones that lie there, counted on other questions than those of the report:
+
+# %%
+IN_RANGE = (2, 3, 6, 11, 13) if run.profile == "quick" else ()  # seeds of these targets; () takes each seed's own
+EXAMS = ("report", "select")  # an accuracy is reported on the first, chosen by the second
+
+
+@dataclass(frozen=True)
+class Room(Answering):
+    """For each seed its own source, and in turn one of the targets with room above them."""
+
+    targets: tuple[int, ...] = ()
+
+    @lru_cache(maxsize=4)  # noqa: B019
+    def home(self, seed: int) -> Bench:
+        own = super().home(seed)
+        if not self.targets:
+            return own
+        target = small_solver(self.target, self.targets[seed % len(self.targets)], self.size, self.cache, self.device)
+        return replace(own, pair=replace(own.pair, target=target))
+
+
+ordinary = Answering(HOSTS, run.device, run.host, "weak", asked, exams=EXAMS)
+bench = Room(HOSTS, run.device, run.host, "weak", asked, exams=EXAMS, targets=IN_RANGE)
+
+
+def weak_targets(arms, seeds):
+    """What each weak target answers by itself."""
+    found = {}
+    for seed in seeds:
+        pair, exam = ordinary.home(seed).pair, ordinary.home(seed).exams["select"]
+        found["weak", seed] = Outcome({0: {"alone": answer(pair.target, pair.target_words, None, exam, True).accuracy}})
+    return found
+
+
+weak = run.study("weak targets", weak_targets, {"weak": "select"}).values("weak", "alone")
+Markdown(
+    f"Of {len(weak)} weak targets {weak.between(70, 80).sum()} answer 70 to 80 % of *select*"
+    f" (seeds {', '.join(map(str, weak.index[weak.between(70, 80)]))}); all of them {weak.min():g} to {weak.max():g} %."
+)
+
+# %% [markdown]
+# ### What stands beside the bridge
+#
+# The source, as before, solves nearly all, and every seed has one of its own; the targets take turns. The question is
 # *visible*: the target reads the soft tokens, then the question. Every bridge is looked at several times with the exam
 # *select*, the best look is chosen (the earliest where two are equal), and its accuracy on the exam *report*, whose
 # questions are others, is what counts. Beside the bridge stand
@@ -190,7 +236,6 @@ BRIDGED, UNTRAINED, CONSTANT, LEAK = "bridged", "untrained bridge", "constant so
 TWIN, BROKEN, NORMED = "sound, no norm", "shifted twice, no norm", "shifted twice, norm"
 LOOKS = [run.steps * (i + 1) // run.looks for i in range(run.looks)]
 PLACES = (1, 2, 3, 4, 5)  # tokens of the solution
-bench = answering.bench(HOSTS, run.device, run.host, target="weak", asked=asked, exams=("report", "select"))
 recipe = BridgeRecipe(FitSettings(run.steps, run.rate, run.batch, groups=(GATE_GROUP,)), run.shape, visible=True)
 nothing = replace(recipe, fit=replace(recipe.fit, steps=1, lr=0.0))
 brief = FitSettings(run.broken, 1e-3, run.batch, schedule="constant", groups=(Group(GATE_GROUP.prefix, rate=1.0),))
