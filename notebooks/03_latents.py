@@ -3,7 +3,9 @@
 #
 # When the first connectors failed, the log replaced them by a Flamingo-style resampler: 64 learned latents that attend to
 # the sentence vector, in two layers with residuals. More tokens, more depth, more capacity. The score did not move. This
-# chapter asks what latents can do when there is a single vector to attend to.
+# chapter asks what latents can do when there is a single vector to attend to, and finds that they have nothing to choose:
+# every latent reads the same, queries and keys get no gradient at all, and neither more latents nor more layers translate
+# better.
 
 # %% tags=["parameters"]
 profile = "quick"  # quick | full
@@ -13,88 +15,40 @@ out = ""  # where the record goes, a .json file
 
 # %% tags=["hide-input"]
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
+from itertools import product
 
-import matplotlib.pyplot as plt
 import torch
+from bridges.benches import translation
+from bridges.benches.study import Outcome
+from bridges.benches.translation import Recipe
 from bridges.connectors.pooling import VectorToTokens
 from bridges.connectors.projection import AttentionBridge, Projection
-from bridges.connectors.resampler import (
-    NAMED,
-    CrossAttention,
-    PerceiverResampler,
-    ResamplerSettings,
-    VectorResampler,
-)
+from bridges.connectors.resampler import NAMED, CrossAttention, PerceiverResampler, ResamplerSettings, VectorResampler
 from bridges.connectors.scale import Standardise
-from bridges.instruments.gradients import GradientFlow, gradient_flow
-from bridges.instruments.tokens import TokenGeometry, effective_rank, token_geometry
-from bridges.instruments.translation import floors, score
-from bridges.instruments.uncertainty import Estimate, mean_interval
+from bridges.instruments.gradients import gradient_flow
+from bridges.instruments.tokens import effective_rank, token_geometry
+from bridges.instruments.uncertainty import Estimate
 from bridges.tasks import instructions
 from bridges.training.fit import FitSettings
-from bridges.benches.pretrain import small_host
-from bridges.benches.translation import (
-    Recipe,
-    Sentences,
-    Trained,
-    train_translators,
-    untrained,
-)
-from IPython.display import Markdown
-from matplotlib.figure import Figure
-from press import HOSTS, ledger
-from press.claims import load_claims
-from press.data import recorded
-from press.explorer import Explorer
-from press.figures import COLOURS, draw_intervals, use_style
-from press.provenance import begin
-from press.source import show_source
+from press.book import HOSTS, Markdown, begin, claims, dots, explore, figure, plt, recorded, show_source, table
+from press.figures import BLUE, GREEN, ORANGE, PURPLE
 from torch import nn
-from transformers.utils.logging import disable_progress_bar
 
-
-@dataclass(frozen=True)
-class Size:
-    """What a profile means in this chapter."""
-
-    seeds: int
-    host: str  # the size of the pretrained host
-    steps: int  # training steps of every run
-    batch: int
-    held_out: int  # validation sentences
-    resampler: ResamplerSettings  # of the recipe
-    ladder: tuple[int, int, int]  # latents, in the log's ratio 1 : 2 : 4
-    ranked: int = 256  # sentences over which the effective rank is averaged
-
-
-SIZES = {
-    "quick": Size(
-        seeds=5,
-        host="quick",
-        steps=48,
-        batch=16,
-        held_out=150,
-        resampler=ResamplerSettings(width=64, latents=16, depth=2, heads=4),
-        ladder=(8, 16, 32),
-    ),
-    "full": Size(
-        seeds=8,
-        host="full",
-        steps=250,
-        batch=64,
-        held_out=300,
-        resampler=ResamplerSettings(width=256, latents=64, depth=2, heads=8),
-        ladder=(32, 64, 128),
-    ),
-}
 run = begin(
-    "latents", SIZES, profile=profile, seeds=seeds, device=device, out=out
+    "latents",
+    globals(),
+    #      quick, full
+    seeds=(2, 8),
+    host=("quick", "full"),  # the size of the pretrained hosts
+    steps=(48, 250),
+    batch=(16, 64),
+    held_out=(150, 300),  # sentences that nothing is trained on
+    width=(64, 256),  # of the resampler, and of the host
+    heads=(4, 8),
+    latents=((8, 16, 32), (32, 64, 128)),  # the log's ratio 1 : 2 : 4 around the recipe's own number
 )
-size = run.size
-torch.set_num_threads(1)
-disable_progress_bar()
-use_style()
 
 # %% [markdown]
 # ## Symptom
@@ -102,15 +56,15 @@ use_style()
 # The log's numbers for the connector it gave up and the one it built, with what it expected of the second:
 
 # %% tags=["remove-input"]
-log = {row[0]: row for row in recorded("t5_architectures")["rows"]}
-old, new, hoped = (
-    log[name]
-    for name in ("attention bridge + unfrozen", "perceiver", "perceiver + encoder")
-)
-Markdown(
-    "| | old connector | resampler, expected | resampler, measured |\n|---|--:|--:|--:|\n"
-    "| tokens | 32 | 64 | 64 |\n| attention layers | 1 | 2 | 2 |\n"
-    f"| **BLEU (%)** | {old[2]} | {hoped[2]:g} to {hoped[3]:g} | {new[2]} |"
+log = {name: figures for name, *figures in recorded("t5_architectures")["rows"]}
+old, new, hoped = (log[name][1:3] for name in ("attention bridge + unfrozen", "perceiver", "perceiver + encoder"))
+table(
+    "| old connector | resampler, expected | resampler, measured",
+    [
+        ("tokens", 32, 64, 64),
+        ("attention layers", 1, 2, 2),
+        ("**BLEU (%)**", old[0], f"{hoped[0]:g} to {hoped[1]:g}", new[0]),
+    ],
 )
 
 # %% [markdown]
@@ -120,17 +74,7 @@ Markdown(
 # ## Claim
 
 # %% tags=["remove-input"]
-claims = load_claims()
-claims["A6"]
-
-# %% tags=["remove-input"]
-claims["A7"]
-
-# %% tags=["remove-input"]
-claims["A8"]
-
-# %% tags=["remove-input"]
-claims["A11"]
+claims("A6", "A7", "A8", "A11")
 
 # %% [markdown]
 # ## Mechanism
@@ -162,14 +106,7 @@ show_source(CrossAttention, start="def _keys", lines=7)
 
 # %% tags=["remove-input"]
 designs = recorded("resampler_designs")
-Markdown(
-    "| "
-    + " | ".join(designs["columns"])
-    + " |\n"
-    + "|---" * len(designs["columns"])
-    + "|\n"
-    + "\n".join("| " + " | ".join(row) + " |" for row in designs["rows"])
-)
+table(" | ".join(designs["columns"]), designs["rows"])
 
 # %% [markdown]
 # ## Experiment
@@ -179,33 +116,20 @@ Markdown(
 # The log's sizes: vectors of 1,024 numbers, an inner width of 768, tokens of 512.
 
 # %%
-LOG_WIDTH, LOG_TOKEN = 1024, 512
-named = NAMED["resampler-log"]
-
-
-def millions(module: nn.Module) -> float:
-    """Parameters in millions."""
-    return sum(p.numel() for p in module.parameters()) / 1e6
-
-
-counts = {
-    "projection": millions(Projection(LOG_WIDTH, named.width, LOG_TOKEN)),
-    "projection, 32 tokens, attention layer": millions(
-        AttentionBridge(LOG_WIDTH, named.width, 32, LOG_TOKEN, named.heads)
-    ),
-    "perceiver resampler, 64 latents": millions(
-        VectorResampler(LOG_WIDTH, named, LOG_TOKEN)
-    ),
-}
-dead_weights = sum(
-    p.numel()
-    for name, p in PerceiverResampler(named).named_parameters()
-    if "to_q" in name or "to_k" in name
-)
-Markdown(
-    "| connector | parameters (millions) |\n|---|--:|\n"
-    + "\n".join(f"| {name} | {count:.3f} |" for name, count in counts.items())
-    + f"\n\nOf the resampler's, {dead_weights / 1e6:.3f} million are queries and keys."
+LOG_WIDTH, LOG_TOKEN, named = 1024, 512, NAMED["resampler-log"]
+with torch.device("meta"):
+    CONNECTORS = {
+        "projection": Projection(LOG_WIDTH, named.width, LOG_TOKEN),
+        "projection, 32 tokens, attention layer": AttentionBridge(LOG_WIDTH, named.width, 32, LOG_TOKEN, named.heads),
+        "perceiver resampler, 64 latents": VectorResampler(LOG_WIDTH, named, LOG_TOKEN),
+    }
+counts = {name: sum(p.numel() for p in made.parameters()) / 1e6 for name, made in CONNECTORS.items()}
+*_, resampler = CONNECTORS.values()
+idle = sum(p.numel() for name, p in resampler.named_parameters() if "to_q" in name or "to_k" in name) / 1e6
+table(
+    "connector | parameters (millions)",
+    ((name, f"{count:.3f}") for name, count in counts.items()),
+    f"Of the resampler's, {idle:.3f} million are queries and keys.",
 )
 
 # %% [markdown]
@@ -213,177 +137,116 @@ Markdown(
 #
 # If 64 latents carried twice what 32 do, then the part of the tokens that depends on the sentence would spread over twice
 # as many directions. The *effective rank* counts directions {cite}`roy2007effective`: 1 when all tokens of a sentence move
-# together, 64 when each goes its own way. Untrained connectors at the log's sizes, fed with the book's sentence vectors at
-# 1,024 dimensions, standardised:
-
-# %%
-words = instructions.tokenizer()
-corpus = instructions.corpus(validation=size.held_out)
-wide = instructions.sentence_vectors(corpus.train[: size.ranked], width=LOG_WIDTH)
-wide = Standardise(LOG_WIDTH).fit(wide)(wide)
-
-
-@torch.no_grad()
-def rank_at_log_size(latents: int, seed: int) -> float:
-    """Mean effective rank across tokens of an untrained resampler of the log's sizes."""
-    torch.manual_seed(seed)
-    connector = VectorResampler(
-        LOG_WIDTH, replace(named, latents=latents), LOG_TOKEN
-    ).to(run.device)
-    tokens = connector(wide.to(run.device)).cpu()
-    return effective_rank(tokens - tokens.mean(0)).mean().item()
-
-
-ranks = {
-    latents: [rank_at_log_size(latents, seed) for seed in range(run.seeds)]
-    for latents in (32, 64)
-}
-Markdown(
-    "| latents | effective rank of what follows the sentence |\n|--:|---|\n"
-    + "\n".join(f"| {n} | {mean_interval(r)} of {n} |" for n, r in ranks.items())
-    + f"\n\nMean over {size.ranked} sentences, [95 % interval] over {run.seeds} seeds."
-)
-
-# %% [markdown]
-# The same taken apart for small connectors into shares of variance: what is a token's own whatever the sentence, what all
-# tokens of a sentence have in common, and what one token alone says of it. Beside the resampler stand one whose vector is
-# cut into sixteen keys, one whose latents are keys too, and an MLP that gives each token a map of its own.
+# together, 64 when each goes its own way. It is taken of untrained connectors at the log's sizes, fed with the book's
+# sentence vectors at 1,024 dimensions, standardised.
+#
+# The same is taken apart for small connectors into shares of variance: what is a token's own whatever the sentence, what
+# all tokens of a sentence have in common, and what one token alone says of it. Beside the resampler stand one whose vector
+# is cut into sixteen keys, one whose latents are keys too, and an MLP that gives each token a map of its own.
 
 
 # %%
-def prepared(texts: tuple[str, ...]) -> Sentences:
-    """Sentences as a translator needs them, on the device."""
-    vectors = instructions.sentence_vectors(texts).to(run.device)
-    return Sentences(
-        texts, vectors, instructions.labels(texts, words).to(run.device)
-    )
-
-
-known, unseen = prepared(corpus.train), prepared(corpus.validation)
-hosts = {"t5": small_host("t5", size.host, HOSTS, run.device)}
-WIDTH, TOKEN = known.vectors.shape[1], hosts["t5"].config.hidden_size
-loud = Standardise(WIDTH).fit(known.vectors.cpu())(unseen.vectors.cpu())
-
-
 class Cut(nn.Module):
-    """A resampler that reads one vector as several keys, each a slice of it."""
+    """A resampler that reads one vector as several keys, each a slice of it; with one key it is the log's."""
 
-    def __init__(self, keys: int, settings: ResamplerSettings):
+    def __init__(self, width: int, keys: int, settings: ResamplerSettings, token_width: int):
         super().__init__()
-        self.keys = keys
-        self.into = nn.Linear(WIDTH // keys, settings.width)
-        self.resampler = PerceiverResampler(settings)
+        self.keys, self.into = keys, nn.Linear(width // keys, settings.width)
+        self.resampler, self.out = PerceiverResampler(settings), nn.Linear(settings.width, token_width)
 
     def forward(self, vector: torch.Tensor) -> torch.Tensor:
-        return self.resampler(self.into(vector.unflatten(1, (self.keys, -1))))
+        return self.out(self.resampler(self.into(vector.unflatten(1, (self.keys, -1)))))
 
 
-base = size.resampler
-BEFORE = {
-    "resampler, one key": lambda: VectorResampler(WIDTH, base, TOKEN),
-    "resampler, sixteen keys": lambda: Cut(16, base),
-    "resampler, latents as keys": lambda: VectorResampler(
-        WIDTH, replace(base, latents_as_keys=True), TOKEN
-    ),
-    "MLP to tokens": lambda: VectorToTokens(WIDTH, base.latents, TOKEN),
+bench = translation.bench(HOSTS, run.device, size=run.host, held_out=run.held_out)
+few, own, many = run.latents
+base = ResamplerSettings(width=run.width, latents=own, depth=2, heads=run.heads)
+WIDTH, SENTENCES = bench.known.vectors.shape[1], 256
+HALF, WHOLE = "log's sizes, 32 latents", "log's sizes, 64 latents"
+UNTRAINED = {
+    HALF: partial(Cut, LOG_WIDTH, 1, replace(named, latents=32), LOG_TOKEN),
+    WHOLE: partial(Cut, LOG_WIDTH, 1, named, LOG_TOKEN),
+    "resampler, one key": partial(Cut, WIDTH, 1, base, run.width),
+    "resampler, sixteen keys": partial(Cut, WIDTH, 16, base, run.width),
+    "resampler, latents as keys": partial(Cut, WIDTH, 1, replace(base, latents_as_keys=True), run.width),
+    "MLP to tokens": partial(VectorToTokens, WIDTH, own, run.width),
 }
 
 
-@torch.no_grad()
-def geometry(build, seed: int) -> TokenGeometry:
-    """Of an untrained connector's tokens for the held-out sentences."""
-    torch.manual_seed(seed)
-    return token_geometry(build()(loud))
+def geometry(arms, seeds):
+    """How the tokens of untrained connectors vary, for the same sentences."""
+    found = {}
+    for (arm, connector), seed in product(arms.items(), seeds):
+        vectors = instructions.sentence_vectors(bench.known.texts[:SENTENCES], width=connector.args[0])
+        loud = Standardise(vectors.shape[1]).fit(vectors)(vectors)
+        torch.manual_seed(seed)
+        made = connector()
+        with torch.no_grad():
+            seen = token_geometry(torch.cat([made(part) for part in loud.split(32)]))
+        shares = {"own": seen.identity, "shared": seen.input, "one alone": seen.interaction}
+        found[arm, seed] = Outcome({0: {k: 100 * v for k, v in shares.items()} | {"rank": seen.effective_rank}})
+    return found
 
 
-rows = []
-for name, build in BEFORE.items():
-    found = [geometry(build, seed) for seed in range(run.seeds)]
-    shares = (
-        100 * mean_interval([getattr(g, part) for g in found]).mean
-        for part in ("identity", "input", "interaction")
-    )
-    rank = mean_interval([g.effective_rank for g in found])
-    rows.append(
-        f"| {name} | " + " | ".join(f"{s:.3g}" for s in shares) + f" | {rank} |"
-    )
-Markdown(
-    "| untrained connector | token's own (%) | shared (%) | one token's (%) | effective rank |\n|---|--:|--:|--:|---|\n"
-    + "\n".join(rows)
-    + f"\n\n{base.latents} tokens, mean over {run.seeds} seeds, [95 % interval]."
+tokens = run.study("untrained", geometry, UNTRAINED)
+
+# %% tags=["hide-input"]
+table(
+    "untrained connector | token's own (%) | shared (%) | one token's (%) | effective rank",
+    (
+        (arm, *(tokens.mean(arm, part).mean for part in ("own", "shared", "one alone")), tokens.mean(arm, "rank"))
+        for arm in UNTRAINED
+    ),
+    f"{own} tokens where nothing else is said. Means over {SENTENCES} sentences and {len(tokens.seeds(*UNTRAINED))} seeds, that"
+    " of the rank with its 95 % interval.",
 )
 
 # %% [markdown]
 # ### Where gradients arrive
 #
 # The gradient of the translation loss before the first step, on the resampler's two layers, with residuals and without.
-# Sixteen batches each. Without residuals there is a second consequence of {eq}`eq-latents-one-key`: the second layer reads
-# the sentence vector again, the same for all latents whatever the first layer did, and passes nothing of the first on.
+# Without residuals there is a second consequence of {eq}`eq-latents-one-key`: the second layer reads the sentence vector
+# again, the same for all latents whatever the first layer did, and passes nothing of the first on.
 
 # %%
-WORKING = Recipe(FitSettings(size.steps, 1e-3, size.batch, warmup=10), base)
-BATCHES = 16
-EPSILON = torch.finfo(torch.float32).eps
-
-
-def flow(recipe: Recipe, seed: int, batch: int) -> GradientFlow:
-    """The gradients of one batch before the first step."""
-    model = untrained(recipe, seed, known, hosts, None)
-    rows = torch.arange(batch * size.batch, (batch + 1) * size.batch)
-    return gradient_flow(
-        model.connector.named_parameters(),
-        lambda: model(known.vectors[rows], known.labels[rows]),
-    )
-
-
-def mean_norm(flows: list[GradientFlow], *parts: str) -> float:
-    """Mean over batches of the gradient norm of parameters whose name holds any of the parts."""
-    return sum(math.hypot(*(f.norm(part) for part in parts)) for f in flows) / len(
-        flows
-    )
-
-
-def reach(flows: list[GradientFlow]) -> float:
-    """Gradient norm of the first layer over that of the last."""
-    last = len([n for n in flows[0].gradient if n.endswith("to_q.weight")]) - 1
-    return mean_norm(flows, "attentions.0.", "feed_forwards.0.") / mean_norm(
-        flows, f"attentions.{last}.", f"feed_forwards.{last}."
-    )
-
-
-cut_off = replace(WORKING, resampler=replace(base, residual=False))
-flows = {
-    (name, seed): [flow(recipe, seed, b) for b in range(BATCHES)]
-    for name, recipe in (("with residuals", WORKING), ("without", cut_off))
-    for seed in range(run.seeds)
+working = Recipe(FitSettings(run.steps, 1e-3, run.batch, warmup=10), base)
+RESIDUALS = {"with residuals": working, "without": replace(working, resampler=replace(base, residual=False))}
+BATCHES, EPSILON = 16, torch.finfo(torch.float32).eps
+PARTS = {
+    "first layer": ("attentions.0.", "feed_forwards.0."),
+    "last layer": ("attentions.1.", "feed_forwards.1."),
+    "queries and keys": ("to_q", "to_k"),
+    "values": ("to_v",),
 }
-reaches = {
-    name: [reach(flows[name, seed]) for seed in range(run.seeds)]
-    for name in ("with residuals", "without")
-}
-ratios = [
-    math.log(a / max(b, EPSILON))
-    for a, b in zip(reaches["with residuals"], reaches["without"], strict=True)
-]
-logs = mean_interval(ratios)
-reach_ratio = Estimate(
-    math.exp(logs.mean), math.exp(logs.low), math.exp(logs.high), logs.n
-)
-queries = mean_interval(
-    [
-        mean_norm(flows["with residuals", s], "to_q", "to_k")
-        / mean_norm(flows["with residuals", s], "to_v")
-        for s in range(run.seeds)
-    ]
-)
-Markdown(
-    "| | gradient norm of the first layer over the last |\n|---|---|\n"
-    + "\n".join(f"| {name} | {mean_interval(r)} |" for name, r in reaches.items())
-    + f"\n\nQueries and keys get {queries} of the gradient norm of the values."
+
+
+def arriving(arms, seeds):
+    """Quotients of mean gradient norms over batches before the first step: of the layers, of queries and keys to values."""
+    found = {}
+    for (arm, recipe), seed in product(arms.items(), seeds):
+        model, norms = bench.untrained(recipe, seed), dict.fromkeys(PARTS, 0.0)
+        for rows in torch.arange(BATCHES * recipe.fit.batch, device=run.device).split(recipe.fit.batch):
+            vectors, labels = bench.known.vectors[rows], bench.known.labels[rows]
+            flow = gradient_flow(model.connector.named_parameters(), partial(model, vectors, labels))
+            for part, names in PARTS.items():
+                norms[part] += math.hypot(*map(flow.norm, names)) / BATCHES
+        reach, asking = norms["first layer"] / norms["last layer"], norms["queries and keys"] / norms["values"]
+        found[arm, seed] = Outcome({0: {"reach": reach, "asking": asking}})
+    return found
+
+
+gradients = run.study("gradients", arriving, RESIDUALS)
+
+
+# %% tags=["hide-input"]
+table(
+    "resampler | first layer over last | queries and keys over values",
+    ((arm, gradients.mean(arm, "reach"), gradients.mean(arm, "asking")) for arm in RESIDUALS),
+    f"Quotients of gradient norms over {BATCHES} batches, mean [95 % interval] over {len(gradients.seeds(*RESIDUALS))} seeds.",
 )
 
 # %% [markdown]
-# A quotient of exactly zero would make the ratio of the two infinite. It is set to the resolution of the numbers, the
+# A quotient of exactly zero would make the ratio of the two rows infinite. It is set to the resolution of the numbers, the
 # float32 epsilon, so that the ratio is a lower bound.
 #
 # ### More latents, more layers
@@ -393,110 +256,52 @@ Markdown(
 # resampler has.
 
 # %%
-few, own, many = size.ladder
-ARMS = {
-    f"{own} latents, 2 layers": base,
-    f"{few} latents": replace(base, latents=few),
-    f"{many} latents": replace(base, latents=many),
+TWO, FEW, MANY = f"{own} latents, 2 layers", f"{few} latents", f"{many} latents"
+SHAPES = {
+    TWO: base,
+    FEW: replace(base, latents=few),
+    MANY: replace(base, latents=many),
     "1 layer": replace(base, depth=1),
     "3 layers": replace(base, depth=3),
     "no residuals": replace(base, residual=False),
 }
-one = replace(base, latents=1)
+LINEAR, ONE, MLP = "projection, 1 token", "MLP, 1 token", f"MLP, {own} tokens"
 PLAIN = {
-    "projection, 1 token": replace(WORKING, connector="projection"),
-    "MLP, 1 token": replace(WORKING, connector="mlp", resampler=one),
-    f"MLP, {own} tokens": replace(WORKING, connector="mlp"),
+    LINEAR: replace(working, connector="projection"),
+    ONE: replace(working, connector="mlp", resampler=replace(base, latents=1)),
+    MLP: replace(working, connector="mlp"),
 }
-recipes = {name: replace(WORKING, resampler=r) for name, r in ARMS.items()} | PLAIN
-floor = floors(
-    corpus.train, known.vectors.cpu(), corpus.validation, unseen.vectors.cpu()
+
+
+def rank(translator, recipe: Recipe) -> dict[str, float]:
+    """The effective rank of a translator's tokens for the held-out sentences; a single token has 1."""
+    made = translator.connector(bench.unseen.vectors).detach().cpu()
+    return {"rank": token_geometry(made).effective_rank if made.shape[1] > 1 else 1.0}
+
+
+resamplers = {name: replace(working, resampler=shape) for name, shape in SHAPES.items()}
+study = run.study("trained", bench.train, resamplers, read=rank)
+study |= run.study("without attention", bench.train, PLAIN, seeds=(), read=rank)
+ARMS = [arm for arm in (*SHAPES, *PLAIN) if arm in study]
+
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "BLEU of resamplers of different shape (orange) and of connectors without attention (purple): mean and 95 % interval over seeds; small dots are the seeds trained on this page. Dotted: the best constant sentence and the nearest training sentence.", "name": "fig-latents-arms"}, "image": {"alt": "Dot plot of BLEU, one row for each connector. All resamplers and the projection to one token lie at about the same BLEU between the two floors; the MLP with many tokens lies to their right."}}
+dots(
+    figure(height=3.6),
+    {arm: study.mean(arm, "bleu") for arm in ARMS},
+    colour={arm: PURPLE if arm in PLAIN else ORANGE for arm in ARMS},
+    points={arm: study.live.values(arm, "bleu") for arm in SHAPES},
+    at=(bench.floors.constant, bench.floors.retrieval),
+    xlabel="BLEU",
 )
-
-
-@dataclass(frozen=True)
-class Judged:
-    """What a trained translator is worth on the held-out sentences."""
-
-    bleu: float
-    distinct: float  # percent
-    loss: float  # nats per token
-    rank: float  # effective rank of its tokens
-
-
-@torch.no_grad()
-def judged(found: Trained) -> Judged:
-    """Judge one."""
-    model = found.model
-    said = words.batch_decode(
-        model.generate(unseen.vectors), skip_special_tokens=True
-    )
-    scores = score(said, corpus.validation)
-    tokens = model.connector(unseen.vectors).cpu()
-    rank = token_geometry(tokens).effective_rank if tokens.shape[1] > 1 else 1.0
-    return Judged(
-        scores.bleu,
-        100 * scores.distinct,
-        model(unseen.vectors, unseen.labels).item(),
-        rank,
-    )
-
-
-runs = [(recipe, seed) for recipe in recipes.values() for seed in range(run.seeds)]
-results = iter(train_translators(runs, known, hosts))
-found = {
-    (name, seed): judged(next(results))
-    for name in recipes
-    for seed in range(run.seeds)
-}
-
-
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "BLEU of resamplers of different shape (orange) and of connectors without attention (purple). Small dots are seeds, large ones their mean with its 95 % interval; dotted, the BLEU of the best constant sentence and of the nearest training sentence.", "name": "fig-latents-arms"}, "image": {"alt": "Dot plot of BLEU, one row for each connector. All resamplers and the projection to one token lie at about the same BLEU between the two floors; the MLP with many tokens lies to their right."}}
-def over_seeds(name: str, part: str) -> Estimate:
-    """Mean over seeds of one reading of an arm."""
-    return mean_interval([getattr(found[name, s], part) for s in range(run.seeds)])
-
-
-figure, axes = plt.subplots(figsize=(7.2, 3.8))
-for y, name in enumerate(recipes):
-    values = [found[name, s].bleu for s in range(run.seeds)]
-    axes.plot(
-        values, [y - 0.2] * len(values), ".", color=COLOURS["grey"], alpha=0.7
-    )
-    mean = over_seeds(name, "bleu")
-    draw_intervals(
-        axes,
-        [y],
-        [mean],
-        flat=True,
-        fmt="o",
-        color=COLOURS["purple" if name in PLAIN else "orange"],
-        capsize=4,
-    )
-for at in (floor.constant, floor.retrieval):
-    axes.axvline(at, color="black", linewidth=0.8, linestyle=":")
-axes.set_yticks(range(len(recipes)), list(recipes))
-axes.invert_yaxis()
-axes.set_xlabel("BLEU")
 plt.show()
 
 # %% tags=["hide-input"]
-rows = [
-    f"| {name} | "
-    + " | ".join(
-        str(over_seeds(name, part)) for part in ("bleu", "distinct", "loss", "rank")
-    )
-    + " |"
-    for name in recipes
-]
-Markdown(
-    "| connector | BLEU | distinct outputs (%) | loss (nats per token) | effective rank after training |\n"
-    "|---|---|---|---|---|\n"
-    + "\n".join(rows)
-    + f"\n\nMean [95 % interval] over {run.seeds} seeds, {size.steps} steps of {size.batch} sentences. Floors of BLEU:"
-    f" {floor}."
+READINGS = ("bleu", "distinct", "loss", "rank")
+table(
+    "connector | n | BLEU | distinct outputs (%) | loss (nats per token) | effective rank after training",
+    ((arm, len(study.seeds(arm)), *(study.mean(arm, reading) for reading in READINGS)) for arm in ARMS),
+    f"Mean [95 % interval] over n seeds, each with a host of its own. Floors of BLEU: {bench.floors}.",
 )
-
 
 # %% [markdown]
 # (verdict-a6)=
@@ -505,58 +310,40 @@ Markdown(
 # (verdict-a11)=
 # ## Verdict
 
+# %% tags=["hide-input"]
+sizes = {"projection": counts["projection"], "perceiver": counts["perceiver resampler, 64 latents"]}
+run.judge("A6", lambda: {f"{name}_parameters": millions for name, millions in sizes.items()})
+
 
 # %% tags=["hide-input"]
-def paired(name: str, other: str, part: str) -> Estimate:
-    """The mean within seeds of one reading of an arm minus another's."""
-    return mean_interval(
-        [
-            getattr(found[name, s], part) - getattr(found[other, s], part)
-            for s in range(run.seeds)
-        ]
-    )
+def reach_ratio() -> Estimate:
+    """How much farther gradients reach with residuals: a geometric mean over seeds."""
+    logs = gradients.gain(*RESIDUALS, "reach", of=lambda a, b: math.log(a / max(b, EPSILON)))
+    return Estimate(*map(math.exp, (logs.mean, logs.low, logs.high)), logs.n)
 
 
-two = f"{own} latents, 2 layers"
-run.note(
-    ledger.judge(
-        "A6",
-        {
-            "projection_parameters": counts["projection"],
-            "perceiver_parameters": counts["perceiver resampler, 64 latents"],
-        },
-    )
+run.judge(
+    "A7",
+    lambda: {
+        "gradient_reach_ratio": reach_ratio(),
+        "residual_gain": study.gain("no residuals", TWO, "loss"),
+        "depth_gain": study.gain("1 layer", TWO, "loss"),
+    },
 )
 
 # %% tags=["hide-input"]
-run.note(
-    ledger.judge(
-        "A7",
-        {
-            "gradient_reach_ratio": reach_ratio,
-            "residual_gain": paired("no residuals", two, "loss"),
-            "depth_gain": paired("1 layer", two, "loss"),
-        },
-    )
+run.judge(
+    "A8",
+    lambda: {
+        "effective_rank_ratio": tokens.ratio(WHOLE, HALF, "rank"),
+        "query_gradient_share": gradients.mean("with residuals", "asking"),
+    },
 )
 
 # %% tags=["hide-input"]
-rank_ratio = mean_interval([b / a for a, b in zip(*ranks.values(), strict=True)])
-run.note(
-    ledger.judge(
-        "A8", {"effective_rank_ratio": rank_ratio, "query_gradient_share": queries}
-    )
-)
-
-# %% tags=["hide-input"]
-run.note(
-    ledger.judge(
-        "A11",
-        {
-            "latents_gain": paired(f"{many} latents", f"{few} latents", "bleu"),
-            "layers_gain": paired("3 layers", "1 layer", "bleu"),
-        },
-    )
+run.judge(
+    "A11",
+    lambda: {"latents_gain": study.gain(MANY, FEW, "bleu"), "layers_gain": study.gain("3 layers", "1 layer", "bleu")},
 )
 
 # %% tags=["nbval-check-output", "keep_output", "remove-input"]
@@ -579,30 +366,22 @@ print(run.verdict_lines())
 # beside what [scale and rate](collapse.ipynb) buy.
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "BLEU against the effective rank of the tokens after training, one dot for each trained translator; a single token counts as rank 1.", "name": "fig-latents-rank"}, "image": {"alt": "Scatter plot of BLEU against effective rank after training. Resamplers, projection and the MLP with one token stand in one column at a rank near one; the MLP with many tokens stands far to the right and a little higher."}}
-figure, axes = plt.subplots(figsize=(7.2, 3))
-groups = [("resamplers", list(ARMS)), *((name, [name]) for name in PLAIN)]
-for (label, names), marker, colour in zip(
-    groups, "osD^", ("orange", "blue", "green", "purple"), strict=True
-):
-    each = [found[name, s] for name in names for s in range(run.seeds)]
-    axes.plot(
-        [j.rank for j in each],
-        [j.bleu for j in each],
-        marker,
-        color=COLOURS[colour],
-        alpha=0.7,
-        label=label,
-    )
+axes = figure(height=3)
+MARKS = dict(zip(PLAIN, (("s", BLUE), ("D", GREEN), ("^", PURPLE)), strict=True))
+for arm in ARMS:
+    mark, colour = MARKS.get(arm, ("o", ORANGE))
+    said = arm if arm in PLAIN else "resamplers" if arm == TWO else None
+    axes.plot(study.values(arm, "rank"), study.values(arm, "bleu"), mark, color=colour, alpha=0.6, label=said)
 axes.set(xlabel="effective rank of the tokens", ylabel="BLEU")
 axes.legend(loc="lower right")
 plt.show()
 
 # %% tags=["hide-input"]
-linear, one_token, tokens_of_mlp = PLAIN
+gains = {arm: study.gain(arm, TWO, "bleu") for arm in PLAIN if arm in study}
 Markdown(
-    f"Paired by seed, and beside the resampler of two layers: one linear token gains {paired(linear, two, 'bleu')} BLEU,"
-    f" an MLP to one token {paired(one_token, two, 'bleu')}, an MLP to {own} tokens"
-    f" {paired(tokens_of_mlp, two, 'bleu')}."
+    "Paired by seed, and beside the resampler of two layers: "
+    + ", ".join(f"{arm}, gains {gain} BLEU" for arm, gain in gains.items())
+    + "."
 )
 
 # %% [markdown]
@@ -615,39 +394,25 @@ Markdown(
 # Cut the vector into more keys and watch the latents come apart. The picture shows an untrained resampler's singular
 # values across tokens, averaged over sentences, each as a share of their sum. In a live kernel, choose louder latents.
 
-
 # %% tags=["hide-input"]
+loud = Standardise(WIDTH).fit(bench.known.vectors.cpu())(bench.unseen.vectors.cpu())
+
+
 @torch.no_grad()
-def frame(keys: int, latent_std: float) -> tuple[Figure, str]:
+def frame(axes, keys: int, latent_std: float) -> str:
     """The spectrum across tokens of what follows the sentence, at one number of keys."""
     torch.manual_seed(0)
-    tokens = Cut(
-        keys, replace(ResamplerSettings(64, 16, 2, 4), latent_std=latent_std)
-    )(loud).double()
-    spectrum = torch.linalg.svdvals(tokens - tokens.mean(0))
+    made = Cut(WIDTH, keys, replace(base, latent_std=latent_std), run.width)(loud).double()
+    follows = made - made.mean(0)
+    spectrum = torch.linalg.svdvals(follows)
     shares = (spectrum / spectrum.sum(1, keepdim=True)).mean(0)
-    rank = token_geometry(tokens.float()).effective_rank
-    figure = Figure(figsize=(7.2, 3))
-    axes = figure.subplots()
-    axes.bar(range(1, len(shares) + 1), 100 * shares, color=COLOURS["blue"])
-    axes.set(
-        xlabel="direction across tokens",
-        ylabel="share of singular values (%)",
-        ylim=(0, 100),
-        title=f"{keys} {'key' if keys == 1 else 'keys'}: effective rank {rank:.2f} of 16",
-    )
-    return figure, (
-        f"Bar chart of the singular values across 16 tokens with {keys} keys: effective rank {rank:.2f}."
-    )
+    said = f"{keys} {'key' if keys == 1 else 'keys'}: effective rank {effective_rank(follows).mean():.2f} of {own}"
+    axes.bar(range(1, len(shares) + 1), 100 * shares, color=BLUE)
+    axes.set(xlabel="direction across tokens", ylabel="share of singular values (%)", ylim=(0, 100), title=said)
+    return f"Bar chart of the singular values across {own} tokens. {said}."
 
 
-explorer = Explorer(
-    "keys",
-    {str(n): n for n in (1, 2, 4, 8, 16, 32)},
-    frame,
-    choices={"latent_std": [0.02, 1.0]},
-)
-explorer
+explore("keys", (1, 2, 4, 8, 16, 32), frame, latent_std=[0.02, 1.0])
 
 # %% [markdown]
 # ## Try it on yours
@@ -655,24 +420,21 @@ explorer
 # Both instruments take any module: tokens of a batch of inputs, and a loss.
 
 # %%
-connector = VectorResampler(LOG_WIDTH, named, LOG_TOKEN)  # yours
-token_geometry(connector(wide[:8]))
+connector, vectors = VectorResampler(WIDTH, base, run.width), loud[:8]  # yours
+token_geometry(connector(vectors))
 
 # %%
-gradient_flow(
-    connector.named_parameters(), lambda: connector(wide[:8]).square().mean()
-)
+gradient_flow(connector.named_parameters(), lambda: connector(vectors).square().mean())
 
 # %% [markdown]
 # ## Provenance
 
 # %% tags=["remove-input"]
 run.measure(
-    mlp_gain=paired(tokens_of_mlp, two, "bleu"),
-    one_linear_token_gain=paired(linear, two, "bleu"),
-    rank_32=mean_interval(ranks[32]),
-    rank_64=mean_interval(ranks[64]),
-    floor_constant=floor.constant,
-    floor_retrieval=floor.retrieval,
+    rank_32=tokens.mean(HALF, "rank"),
+    rank_64=tokens.mean(WHOLE, "rank"),
+    **{f"gain of {arm}": gain for arm, gain in gains.items()},
+    floor_constant=bench.floors.constant,
+    floor_retrieval=bench.floors.retrieval,
 )
 run.close()
