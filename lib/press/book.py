@@ -41,7 +41,6 @@ __all__ = [
 ]  # fmt: skip
 PROFILES = ("quick", "full")
 STUDIES = BUILD / "studies"
-DIFFERS = 2.0 * 2**0.5  # two runs of one arm differ by more than this many of its standard deviations once in twenty
 
 
 @dataclass
@@ -101,7 +100,7 @@ class Run(provenance.Run):
         if not len(rows):
             return made
         if len(made.made):
-            self.agreement.append(evidence.agreement(made.made, rows, DIFFERS))
+            self.agreement.append(evidence.agreement(made.made, rows))
         return Study(made.made, rows, made.outcomes)
 
     def judge(self, claim: str, observed: Callable[[], Mapping[str, Any]] | None = None, **options: Any) -> Any:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from scipy.special import stdtrit
 
 from press import BUILD, ROOT, PressError
 from press.provenance import PACKAGES, commit, device_name
@@ -27,6 +28,7 @@ from press.provenance import PACKAGES, commit, device_name
 EVIDENCE = ROOT / "book" / "evidence"
 COLUMNS = ["arm", "digest", "seed", "look", "reading", "value"]
 KEY = ["arm", "seed", "look", "reading"]
+ROUNDING = 1e-6  # of a value, by which another processor may round it where all seeds give the same
 # `make evidence` gives the number of seeds that a study is to have; unset, nothing is added.
 WANTED = "BRIDGES_EVIDENCE"
 
@@ -135,18 +137,19 @@ def stale(rows: pd.DataFrame, digests: Mapping[str, str]) -> list[str]:
     return sorted(str(arm) for arm in rows.loc[rows["arm"].map(digests) != rows["digest"], "arm"].unique())
 
 
-def agreement(made: pd.DataFrame, record: pd.DataFrame, differs: float) -> dict[str, int]:
+def agreement(made: pd.DataFrame, record: pd.DataFrame) -> dict[str, int]:
     """How many values of runs made here equal those of record, lie as near as two runs do, or lie farther apart.
 
-    `differs` is the quantile of Student's t by which two runs of one arm must differ, times √2; the spread is that over
-    the seeds of record.
+    Two runs of one arm differ by more than √2 t standard deviations over its seeds once in twenty, with t the quantile
+    of Student's distribution.
     """
     both = made.merge(record, on=KEY, suffixes=("", "_record"))
-    spread = record.groupby(["arm", "look", "reading"])["value"].std().rename("spread").reset_index()
-    both = both.merge(spread, on=["arm", "look", "reading"], how="left")
+    over = record.groupby(["arm", "look", "reading"])["value"].agg(["std", "count"]).reset_index()
+    both = both.merge(over, on=["arm", "look", "reading"], how="left")
     apart = (both["value"] - both["value_record"]).abs()
+    allowed = 2**0.5 * stdtrit((both["count"] - 1).clip(lower=1), 0.975) * both["std"].fillna(0)
     equal = apart == 0
-    near = ~equal & ((apart <= differs * both["spread"].fillna(0)) | (apart <= 1e-6 * both["value_record"].abs()))
+    near = ~equal & ((apart <= allowed) | (apart <= ROUNDING * both["value_record"].abs()))
     return {"equal": int(equal.sum()), "near": int(near.sum()), "far": int((~equal & ~near).sum())}
 
 

@@ -73,11 +73,11 @@ def test_stale_rows_are_named_and_can_be_taken_away(path: Path) -> None:
 
 def test_runs_are_held_to_the_record() -> None:
     record = rows(*range(8))
-    assert agreement(record[record["seed"] < 2], record, 2.8) == {"equal": 8, "near": 0, "far": 0}
+    assert agreement(record[record["seed"] < 2], record) == {"equal": 8, "near": 0, "far": 0}
     off = rows(0, 1, value=0.1 + 1e-9)
-    assert agreement(off, record, 2.8) == {"equal": 4, "near": 4, "far": 0}
+    assert agreement(off, record) == {"equal": 4, "near": 4, "far": 0}
     wrong = rows(0, 1, value=100.0)
-    assert agreement(wrong, record, 2.8) == {"equal": 4, "near": 0, "far": 4}
+    assert agreement(wrong, record) == {"equal": 4, "near": 0, "far": 4}
 
 
 CHAPTER = '''# %% tags=["parameters"]
