@@ -200,8 +200,11 @@ def twice(arms, seeds):
 
 
 pairs = Bench(HOSTS, run.device, run.host, asked=run.asked)
-fit = FitSettings(run.whole, 5e-3, run.batch, 20, groups=(GATE_GROUP,))
-ordinary = BridgeRecipe(fit, TranslatorSettings(bottleneck=run.width, tokens=8, depth=2, heads=8), layer=LAYER)
+ordinary = BridgeRecipe(
+    FitSettings(run.whole, 5e-3, run.batch, 20, groups=(GATE_GROUP,)),
+    TranslatorSettings(bottleneck=run.width, tokens=8, depth=2, heads=8),
+    layer=LAYER,
+)
 drawn = run.study("pairs", twice, {PLAIN: ordinary, WHITENED: replace(ordinary, layer=WHITE)}, seeds=run.rest)
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Sixteen sources that speak to one target, by the share of variance that lies between numbers in the states that are read; the short recipe. Left, accuracy of the bridges that read the states as they are; right, what whitening them gains or costs, by the source's seed. Dotted: no change.", "name": "fig-source-share"}, "image": {"alt": "TODO"}}
