@@ -270,7 +270,12 @@ print(run.verdict_lines())
 # %% [markdown]
 # ## What holds instead
 #
-# TEXT
+# The recipe that the log blames does not collapse here. Neither a high rate nor a small pool brings the fall. (Two more
+# suspects, the end token and the way in which the answer is read off, have
+# [a chapter of their own](padding_and_stopping.ipynb).) One setting comes near to the log's picture: a fall from high to
+# almost nothing, loops or empty answers in part of it, and a loss that gives no alarm. But it starts at its peak, and its
+# loss falls where the log's stayed level. Its translator, its hosts and its optimiser are those of the setting beside it,
+# which does not fall. What differs is what it is asked to learn.
 #
 # Before any training this can be seen in a number. A frozen host finds its own solutions likely: that is what made it a
 # healthy baseline. So the loss of the training loop, on solutions that the host itself would give, must begin near zero

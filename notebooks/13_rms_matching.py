@@ -299,8 +299,6 @@ run.judge(
 print(run.verdict_lines())
 
 # %% [markdown]
-# VERDICT TEXT
-#
 # ## What holds instead
 #
 # ### Where scale does bite
@@ -384,7 +382,11 @@ table(
 )
 
 # %% [markdown]
-# SWEEP TEXT
+# Something like what the log describes exists: a model that does not divide the scale out is thrown off by soft tokens
+# that are a few times too large, and runs on without an end. Llama does divide. By itself it is disturbed by the scale
+# in two ways only. At the small end $\varepsilon$ is no longer small: without it, no factor is too small. At the large
+# end, by {eq}`eq-rms-residual`, the blocks' contributions go under, and a bridge that was trained to count on them loses
+# a part of its accuracy, and further out little more.
 #
 # ### The same, with training
 #
@@ -430,7 +432,23 @@ table(
 )
 
 # %% [markdown]
-# TRAINED TEXT
+# In such a host the scale matters a great deal, and in this many steps training does not make up for it. So that none of
+# the arms above collapses is a property of the reader: the norm in the target has already done what the recipe would do.
+# Even there a bridge trained off the scale does not loop. It says something, and knows little of the question.
+#
+# What trained bridges do with the freedom that is left shows in the last column of the arms' table. From nearly nothing to
+# nearly all of the stream: the target works in quite different ways on these tokens. At a tenth of the scale, what goes on
+# is what block 1 has made of the token. At a hundred times it, every block reads the same untouched vector, much as in
+# prefix tuning, where each layer is given keys and values of its own choice. A connector can be trained to speak in either
+# way. Without a norm, this one starts far above the scale and moves further up.
+#
+# Two things are not shown. The hosts are small and compute in 32-bit floats; in bfloat16 a sum keeps eight binary
+# digits, and what a block adds to a token hundreds of times larger is rounded away. And all that is said holds for
+# hosts with a norm before each sublayer, as Llama and Mistral have it (GPT-2 adds position vectors before its first
+# norm, so there the scale matters). For a connector to a host without the first of these norms, or one at a tenth of the
+# scale of embeddings as small as the log's, where $\varepsilon$ is felt, matching the RMS is a sound precaution. The loops
+# of the log need another cause ([padding and stopping](padding_and_stopping.ipynb) looks at how generation ends). They
+# outlived the cure there, too.
 #
 # ## Tweak it
 #
