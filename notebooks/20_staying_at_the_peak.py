@@ -182,13 +182,8 @@ COMMON = (Group(GATE_GROUP.prefix, rate=1.0),)
 brief = FitSettings(run.falling, run.rate, run.batch, WARMUP, schedule="constant", groups=COMMON)
 sound = BridgeRecipe(brief, run.small, scale=None, visible=True)
 falls = replace(sound, labels=late)
-fixed = replace(
-    falls,
-    scale=1.0,
-    fit=replace(brief, groups=(GATE_GROUP,)),
-    translator=replace(run.small, dropout=0.1),
-    penalty=kl_from_warmup,
-)
+rested = replace(run.small, dropout=0.1)
+fixed = replace(falls, scale=1.0, fit=replace(brief, groups=(GATE_GROUP,)), translator=rested, penalty=kl_from_warmup)
 long = FitSettings(run.steps, run.best_rate, run.best_batch, WARMUP, groups=(replace(GATE_GROUP, rate=10.0),))
 best = BridgeRecipe(long, TranslatorSettings(run.small.bottleneck, 16, 2, 8), scale=None)
 
@@ -217,13 +212,8 @@ def seen(bridge: Bridge, home: Bench, visible: bool, asked: int = 100) -> dict[s
 LAST = run.falling
 FEW, OFTEN = (1, LAST // 2, LAST), (1, *range(run.every, LAST + 1, run.every))
 ALONG = range(run.steps // 6, run.steps + 1, run.steps // 6)
-study = run.study(
-    "visible",
-    bench.train,
-    {FALLS: falls, FIXED: fixed, RIGHT: sound},
-    looks={FALLS: OFTEN, FIXED: FEW, RIGHT: (1, LAST)},
-    read=partial(seen, visible=True),
-)
+visible, looked = {FALLS: falls, FIXED: fixed, RIGHT: sound}, {FALLS: OFTEN, FIXED: FEW, RIGHT: (1, LAST)}
+study = run.study("visible", bench.train, visible, looks=looked, read=partial(seen, visible=True))
 study |= run.study("adapted", bench.train, {LORA: replace(fixed, lora=RANK)}, looks=FEW)
 study |= run.study("best", bench.train, {BEST: best}, looks=ALONG, read=partial(seen, visible=False))
 
@@ -247,33 +237,29 @@ def stopped(one) -> float:
 
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Labels shifted twice. Left: accuracy on `select`, mean over seeds with its 95 % interval, single seeds thin. Right: accuracy on `report` of what each way of ending the run leaves, means with 95 % intervals over seeds; small dots are the seeds trained on this page.", "name": "fig-stay-chosen"}, "image": {"alt": "Left, accuracy starts high at the first look and falls to almost nothing. Right, the chosen checkpoint lies near the target alone, the run left at its end near zero."}}
-WAYS = {
-    "target alone": "target alone",
-    "put back to the look\nbest on select": kept,
-    "stopped, not put back": stopped,
-    "left at its end": "report",
-}
+WAYS = {"target alone": "target alone", "put back to the look\nbest on select": kept}
+WAYS |= {"stopped, not put back": stopped, "left at its end": "report"}
 left, right = figure(columns=2, height=3.2, sharey=False)
 lines(left, {FALLS: study.curve(FALLS, "select")}, xlabel="training step", ylabel="accuracy (%)", ylim=(-3, 103))
-dots(
-    right,
-    {name: study.mean(FALLS, view) for name, view in WAYS.items()},
-    points={name: study.live.values(FALLS, view) for name, view in WAYS.items()},
-    xlabel="accuracy on report (%)",
-    xlim=(-3, 103),
-)
+here = {name: study.live.values(FALLS, view) for name, view in WAYS.items()}
+dots(right, {name: study.mean(FALLS, view) for name, view in WAYS.items()}, points=here, xlim=(-3, 103))
+right.set_xlabel("accuracy on report (%)")
 plt.show()
 
 # %% tags=["hide-input"]
-gain = study.mean(FALLS, lambda one: kept(one) - one["report"].iloc[-1])
-optimism = study.mean(FALLS, lambda one: one["select"].max() - kept(one))
+CHOICE = {
+    "selection_gain": lambda one: kept(one) - one["report"].iloc[-1],
+    "selection_optimism": lambda one: one["select"].max() - kept(one),
+    "stopping": lambda one: stopped(one) - one["report"].iloc[-1],
+    "changed": lambda one: kept(one, "changed"),
+}
+of_choice = {name: study.mean(FALLS, view) for name, view in CHOICE.items()}
 at = study.values(FALLS, lambda one: one["select"].idxmax())
 Markdown(
-    f"Choosing gains {gain} points over the run's end, and stopping without going back"
-    f" {study.mean(FALLS, lambda one: stopped(one) - one['report'].iloc[-1])}. The optimism of the choice is {optimism} points"
-    f" (n = {gain.n} seeds, {log['questions']} questions each). The chosen look is the first, after one step, in {(at == 1).sum()} of"
-    f" {len(at)} seeds. At the chosen look another problem's states change {study.mean(FALLS, lambda one: kept(one, 'changed'))} % of"
-    " the answers."
+    f"Choosing gains {of_choice['selection_gain']} points over the run's end, and stopping without going back {of_choice['stopping']}."
+    f" The optimism of the choice is {of_choice['selection_optimism']} points (n = {len(at)} seeds, {log['questions']} questions each). The"
+    f" chosen look is the first, after one step, in {(at == 1).sum()} of {len(at)} seeds. There another problem's states change"
+    f" {of_choice['changed']} % of the answers."
 )
 
 # %% [markdown]
@@ -283,14 +269,8 @@ Markdown(
 # of the adapted target too.
 
 # %% tags=["hide-input"]
-VIEWS = {
-    "highest (%)": peak("report"),
-    "last (%)": "report",
-    "drop (points)": drop("report"),
-    "target alone (%)": "target alone",
-    "shuffled source (%)": "shuffled source",
-    "loss (nats per token)": "loss",
-}
+VIEWS = {"highest (%)": peak("report"), "last (%)": "report", "drop (points)": drop("report")}
+VIEWS |= {"target alone (%)": "target alone", "loss (nats per token)": "loss"}
 table(
     f"arm | {' | '.join(VIEWS)}",
     [(arm, *(study.mean(arm, view) for view in VIEWS.values())) for arm in (FIXED, LORA)]
@@ -341,18 +321,15 @@ for axes, (reading, low, high) in zip(figure(columns=3, height=2.9), CRITERIA.va
 plt.show()
 
 # %% tags=["hide-input"]
-SCORES = {name: detected(*criterion) for name, criterion in CRITERIA.items()}
+rows = []
+for name, criterion in CRITERIA.items():
+    scores = detected(*criterion)
+    shares = ([getattr(d, part) for d in scores] for part in ("hits", "false_alarms", "score"))
+    rows.append((name, len(scores), *map(mean_interval, shares)))
 table(
     "criterion | n | hits | false alarms | hits minus false alarms",
-    (
-        (
-            name,
-            len(all_),
-            *(mean_interval([getattr(d, part) for d in all_]) for part in ("hits", "false_alarms", "score")),
-        )
-        for name, all_ in SCORES.items()
-    ),
-    "Mean [95 % interval] over the n seeds that have both kinds. Collapsed are, of each arm's seeds: "
+    rows,
+    "Shares, mean [95 % interval] over the n seeds that have both kinds. Collapsed are, of each arm's seeds: "
     + "; ".join(f"{kind}, {study.values(kind, fell).sum():.0f} of {len(study.seeds(kind))}" for kind in COLOUR),
 )
 
@@ -363,19 +340,14 @@ table(
 # ## Verdict
 
 # %% tags=["hide-input"]
-run.judge(
-    "C10",
-    lambda: {
-        "selection_gain": study.mean(FALLS, lambda one: kept(one) - one["report"].iloc[-1]),
-        "selection_optimism": study.mean(FALLS, lambda one: one["select"].max() - kept(one)),
-    },
-)
+run.judge("C10", lambda: {part: study.mean(FALLS, CHOICE[part]) for part in ("selection_gain", "selection_optimism")})
 
 # %% tags=["hide-input"]
+drops = drop("report")
 run.judge(
     "C5",
     lambda: {
-        "lora_drop_reduction": study.gain(FIXED, LORA, drop("report")),
+        "lora_drop_reduction": study.gain(FIXED, LORA, drops),
         "lora_accuracy_gain": study.gain(LORA, FIXED, "report"),
     },
 )
@@ -416,11 +388,10 @@ print(run.verdict_lines())
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "The best recipe, question hidden; means over seeds with their 95 % interval, single seeds thin. Left: bridged accuracy, and the share of answers that change when the source has read another problem. Right: entropy of the first token behind the bridge, and that of the target which reads the question itself.", "name": "fig-stay-best"}, "image": {"alt": "Left, accuracy rises."}}
 left, right = figure(columns=2, height=3.4, sharey=False)
-for axes, shown in (
-    (left, {"accuracy": "report", "changed by other states": "changed"}),
-    (right, {"behind the bridge": "entropy", "baseline": "entropy alone"}),
-):
-    shades = dict(zip(shown, (BLUE, GREEN if axes is left else GREY), strict=True))
+HEARD = {"accuracy": "report", "changed by other states": "changed"}
+OTHER = {"behind the bridge": "entropy", "baseline": "entropy alone"}
+for axes, shown, second in ((left, HEARD, GREEN), (right, OTHER, GREY)):
+    shades = dict(zip(shown, (BLUE, second), strict=True))
     lines(axes, {name: study.curve(BEST, r) for name, r in shown.items()}, colour=shades, xlabel="training step")
     axes.legend(fontsize=9)
 left.set(ylabel="answers (%)", ylim=(0, 103))
@@ -429,14 +400,16 @@ plt.show()
 
 # %% tags=["hide-input"]
 sinks = study.mean(BEST, lambda one: one["entropy"].iloc[0] / one["entropy"].iloc[-1])
-surer = sum((study.values(kind, "entropy ratio")[study.values(kind, fell) == 1] < 1).sum() for kind in PLANTED)
-looping = [v for kind in PLANTED for v in study.values(kind, "loops")[study.values(kind, fell) == 1]]
-fewest = min(v for v in looping if v)
+rises = study.mean(BEST, lambda one: one["report"].iloc[-1] - one["report"].iloc[0])
+fallen = {
+    r: [v for k in PLANTED for v in study.values(k, r)[study.values(k, fell) == 1]] for r in ("entropy ratio", "loops")
+}
+fewest = min(v for v in fallen["loops"] if v)
 Markdown(
-    f"From step {ALONG[0]} to step {ALONG[-1]} accuracy rises by {study.mean(BEST, lambda one: one['report'].iloc[-1] - one['report'].iloc[0])}"
-    f" points, and the entropy falls to one part in {sinks} of what it was. Of {len(looping)} collapsed checkpoints {surer} are"
-    f" surer than their baseline, and {sum(v > 0 for v in looping)} have answers that loop. Whoever reads 20 answers of the one"
-    f" of these with the fewest loops sees none with a probability of {(1 - fewest / 100) ** 20:.2f}."
+    f"From step {ALONG[0]} to step {ALONG[-1]} accuracy rises by {rises} points, and the entropy falls to one part in {sinks} of what it"
+    f" was. Of {len(fallen['loops'])} collapsed checkpoints {sum(v < 1 for v in fallen['entropy ratio'])} are surer than their baseline,"
+    f" and {sum(v > 0 for v in fallen['loops'])} have answers that loop. Whoever reads 20 answers of the one of these with the fewest"
+    f" loops sees none with a probability of {(1 - fewest / 100) ** 20:.2f}."
 )
 
 # %% [markdown]
@@ -457,16 +430,14 @@ Markdown(
 # checkpoint, and never less than 90 % of the highest look before it.
 
 # %% tags=["hide-input"]
-REACHED, HELD = 0.95, 0.9
 share = study.values(BEST, lambda one: one["report"].iloc[-1] / one["source alone"].iloc[-1])
 least = study.values(BEST, lambda one: (one["report"] / one["report"].cummax()).min())
 LINES = ("target alone", "source alone", "report", "shuffled source")
 table(
     "recipe | n | target alone (%) | source alone (%) | bridged (%) | shuffled source (%)",
     ((kind, len(study.seeds(kind)), *(study.mean(kind, line) for line in LINES)) for kind in HEALTHY),
-    f"Of the {len(share)} seeds of the best recipe {(share >= REACHED).sum()} reach {100 * REACHED:g} % of the source alone;"
-    f" {(least >= HELD).sum()} never fall below {100 * HELD:g} % of what they had; {((share >= REACHED) & (least >= HELD)).sum()} do both."
-    f" The lowest ends at {study.values(BEST, 'report').min():.3g} %.",
+    f"Of the {len(share)} seeds of the best recipe {(share >= 0.95).sum()} reach 95 % of the source alone, {(least >= 0.9).sum()} never fall"
+    f" below 90 % of what they had, and {((share >= 0.95) & (least >= 0.9)).sum()} do both. The lowest ends at {100 * share.min():.3g} % of its source.",
 )
 
 # %% [markdown]
@@ -508,7 +479,7 @@ explore("tolerance", tolerances, frame, columns=2, ratios=(1.9, 1), criterion=("
 #
 # `bridge_quality` takes soft tokens, your model with its tokenizer, and a prompt padded on the left, and says what the log's
 # criteria say of it. Take them of checkpoints that you know to be well before you reject others by them, and let
-# `detection` count. Then ask the target a second time behind the soft tokens of another sample: what does not change was
+# `detection(bad, good)` count what is rejected of either. Then ask the target a second time behind the soft tokens of another sample: what does not change was
 # not said by the bridge.
 
 # %%
@@ -518,22 +489,16 @@ with torch.no_grad():
     soft = bridge(exam.states, exam.mask)
 bridge_quality(soft, home.pair.target, *exam.hidden, home.pair.target_words, baseline=exam.visible)
 
-# %%
-detection(bad=[True, True, False], good=[False, True, False])  # whether yours rejects each checkpoint that you know
-
 # %% [markdown]
 # ## Provenance
 
 # %% tags=["remove-input"]
+measured = {f"chosen checkpoint, {name}": e for name, e in of_choice.items()} | {"best recipe, entropy falls by": sinks}
+measured |= {
+    "target alone, change by LoRA": study.gain(LORA, FIXED, "target alone"),
+    "best recipe": study.mean(BEST, "report"),
+}
 run.measure(
-    **{
-        "chosen checkpoint, other states change an answer (%)": study.mean(FALLS, lambda one: kept(one, "changed")),
-        "target alone, change by LoRA": study.gain(LORA, FIXED, "target alone"),
-        "best recipe, accuracy": study.mean(BEST, "report"),
-        "best recipe, lowest seed": study.values(BEST, "report").min(),
-        "best recipe, least share of the source": 100 * share.min(),
-        "best recipe, least share of the peak held": 100 * least.min(),
-        "best recipe, entropy falls by": sinks,
-    }
+    **measured, **{"least share of the source": 100 * share.min(), "least share of the peak held": 100 * least.min()}
 )
 run.close()
