@@ -229,9 +229,15 @@ Markdown(
 )
 
 # %% [markdown]
-# Two links of the log's chain are there: attention at 0.02 is almost uniform, and without LayerNorm the query
-# projections get less gradient. But unit latents are about as flat in this small perceiver, which leaves the criterion's
-# 0.1 no room, and flatness does not keep the rest from learning.
+# So small latents cost some accuracy at this length of training, and they do not prevent learning. Two links of the log's
+# chain are there: attention at 0.02 is almost uniform, and without LayerNorm the query projections get less gradient. But
+# unit latents are about as flat in this small perceiver, which leaves the criterion's 0.1 no room, and flatness does not
+# keep the rest from learning.
+#
+# With LayerNorm the latents' own gradient even grows as they shrink, by the rule of that layer: it divides its input by
+# the input's size, so that its derivative goes as one over that size. A gradient is no measure of learning either way. AdamW
+# divides each by its own recent size before it takes a step, and a part that gets a third of the gradient moves about as
+# far. What would starve a perceiver is a gradient of zero, and no deviation here comes near one.
 #
 # Small latents are a different matter from a bug, and the field lives with both: Flamingo's open versions draw them at
 # unit scale {cite}`alayrac2022flamingo`; BLIP-2's code makes its queries zero and then, in the next line, redraws them at
