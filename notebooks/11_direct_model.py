@@ -52,7 +52,11 @@ run = begin(
     widths=((8, 16, 32), (16, 32, 64, 128)),  # Matryoshka prefixes; the last is the whole
 )
 
+# %% [markdown]
+# A reader's own pairs are looked at before anything is trained, so that what cannot be read stops the page at once:
 
+
+# %% tags=["hide-input"]
 def load_mine(folder: Path) -> Features:
     """The reader's pairs as features, from either form of folder."""
     if (folder / FEATURES).is_file():
@@ -96,7 +100,12 @@ show_source(AttentionPooling, start="def __init__")
 
 # %% [markdown]
 # At initialisation its scores are small and the weights nearly equal, so it starts as mean pooling and has to learn to be
-# anything else.
+# anything else. The perceiver puts more in between: a narrow inner width, and latents that must learn what to ask of the
+# patches before anything they answer is of use. It has three times the parameters, and a longer way from the loss to each.
+#
+# To say which of four differences counts, all must be crossed: a direct model that is better at one rate, with one pooling
+# and one batch may be better because of any of them. Each gain below is taken within a seed, between two runs that differ
+# in one thing, and then averaged over everything else.
 #
 # A larger batch does two things: each step sees more negatives, and an epoch has fewer steps. "Double the batch" therefore
 # has two meanings. At *equal samples* the larger batch takes half the steps; at *equal steps* it sees twice the data.
@@ -133,6 +142,7 @@ designs = {
 study = run.study("designs", bench.train, designs, looks=(HALF, run.steps))
 
 
+# %% tags=["hide-input"]
 def seen(of, connector: str, batch: int, step: int) -> torch.Tensor:
     """R@1 in percent: axes rate, pooling, LayerNorm and seed, averaged over the perceiver's latent deviations."""
     rows = of.rows
@@ -160,9 +170,7 @@ plt.show()
 def gains(of) -> dict[str, list[float]]:
     """What each change gains in R@1, in points, for each seed."""
     small, large = ({c: seen(of, c, *at) for c in DEVIATIONS} for at in ((SMALL, run.steps), (LARGE, HALF)))
-    direct, perceiver = (
-        torch.stack([small[c], large[c]]) for c in ("direct", "perceiver")
-    )  # batch, rate, pooling, ...
+    direct, perceiver = (torch.stack([small[c], large[c]]) for c in ("direct", "perceiver"))  # the batch comes first
     longer, half = seen(of, "perceiver", LARGE, run.steps), seen(of, "perceiver", SMALL, HALF)
     found = {
         "no perceiver": direct - perceiver,
@@ -199,8 +207,9 @@ table(
 # ### The log's corrections, all together
 #
 # The perceiver with the log's recommended initialisation (deviation 0.02), the low rate, the larger batch and attention
-# pooling, on a gallery of as many pairs as the log's own digits imply. With LayerNorm, as perceivers are usually built,
-# it is judged; without, it stands beside.
+# pooling, on a gallery of as many pairs as the log's own digits imply ([reading a stuck loss](stuck_loss.ipynb)). The log
+# sets its marks by epochs, ten in all; here they are tenths of the training. With LayerNorm, as perceivers are usually
+# built, the recipe is judged; without, it stands beside.
 
 # %%
 KS = (1, 5, 10)
@@ -226,7 +235,7 @@ def at(k: int, tenth: int, arm: str = "LayerNorm"):
     return mean_interval(corrected.curve(arm, f"r{k}").loc[TENTHS[tenth]].tolist())
 
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "The corrected perceiver against the log's criteria (crosses): R@1, R@5 and R@10 among 2,984 pairs after each tenth of the training. Means over the seeds of record with their 95 % interval, single seeds thin. Dotted: chance.", "name": "fig-direct-corrected"}, "image": {"alt": "Two panels, with and without LayerNorm. Three rising curves of R@1, R@5 and R@10 in percent on a logarithmic axis over the training; each passes far above the cross that marks the log's criterion; chance lines lie near 0.03, 0.17 and 0.34 percent."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "The corrected perceiver against the log's criteria (crosses): R@1, R@5 and R@10 among 2,984 pairs over the training. Means over the seeds of record with their 95 % interval, single seeds thin. Dotted: chance.", "name": "fig-direct-corrected"}, "image": {"alt": "Two panels, with and without LayerNorm. Three rising curves of R@1, R@5 and R@10 in percent on a logarithmic axis over the training; each passes far above the cross that marks the log's criterion; chance lines lie near 0.03, 0.17 and 0.34 percent."}}
 COLOUR = {f"R@{k}": shade for k, shade in zip(KS, (BLUE, ORANGE, GREEN), strict=True)}
 CRITERIA = {k: (threshold, epoch) for k, threshold, epoch in log["criteria"]["rows"]}
 chance = {k: 100 * k / gallery.unseen for k in KS}
@@ -297,8 +306,10 @@ Markdown(
 # number of epochs, fewer steps; which of the two is meant decides the sign of the answer. The log's advice, a larger batch
 # in the same ten epochs, is the version at equal samples.
 #
-# Attention pooling is no asset of the direct model here. The rate is, as in [the factorial](factorial.ipynb), now without
-# any perceiver. The perceiver costs R@1 at this length, when it has barely started; longer runs bring it to where the
+# Attention pooling is no asset of the direct model here. These captions name every object of a scene and nothing else, and
+# their vector is a sum over the objects: a mean over patches is then the right thing to take, and a weighting that has to
+# be learned can only come near it. Where a caption names one thing among many, a learned weighting may earn its keep. The
+# rate is an asset, as in [the factorial](factorial.ipynb), now without any perceiver. The perceiver costs R@1 at this length, when it has barely started; longer runs bring it to where the
 # direct model is, so at least part of that is a difference of pace. In this task the bottleneck alone does not keep a
 # model at chance. Nor do the log's corrections deserve the credit for that: at the low rate the uncorrected perceiver of
 # the factorial learned too.
@@ -308,7 +319,7 @@ Markdown(
 #
 # ## Tweak it
 #
-# The corrected perceiver after each tenth of its training, against the log's criteria (crosses) and chance (bars). In a
+# The corrected perceiver after some tenths of its training, against the log's criteria (crosses) and chance (bars). In a
 # live kernel, take the LayerNorm away.
 
 
