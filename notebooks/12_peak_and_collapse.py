@@ -45,10 +45,9 @@ run = begin(
     searched=(128, 1600),  # steps of the settings that are searched, question hidden
     visible=(32, 400),  # the same, question visible
     batch=(16, 64),
-    rate=(5e-3, 2e-3),
-    width=(64, 256),  # of the translator's bottleneck
-    tokens=(8, 16),
-    depth=(2, 6),
+    rate=(5e-3, 3e-3),
+    width=(64, 128),  # of the translator's bottleneck
+    depth=(2, 4),
 )
 
 # %% [markdown]
@@ -125,7 +124,7 @@ Markdown(f"For example *{first.question}*, solution `{first.solution()}`.")
 # %%
 STEPS = round(2.7 * run.recipe)
 fit = FitSettings(STEPS, run.rate, run.batch, 20, schedule="linear", groups=(Group("translator.gates.", rate=1.0),))
-shape = TranslatorSettings(bottleneck=run.width, tokens=run.tokens, depth=run.depth, heads=8)
+shape = TranslatorSettings(bottleneck=run.width, tokens=8, depth=run.depth, heads=8)
 before = BridgeRecipe(fit, shape, scale=None)
 BEFORE = "before the fixes"
 study = run.study("before the fixes", bench.train, {BEFORE: before}, looks=range(STEPS // 9, STEPS + 1, STEPS // 9))
@@ -290,7 +289,7 @@ def first_loss(arms, seeds):
     for seed in seeds:
         home = bench.home(seed)
         exam = home.exams["report"]
-        rows = torch.arange(len(exam.problems), device=exam.labels.device)
+        rows = torch.arange(len(exam.problems))
         with torch.no_grad():
             logits = bridge_logits(home.pair.target, None, exam, rows, visible=True)
         for arm, labels in arms.items():
@@ -334,7 +333,7 @@ def along(share: float):
     with torch.no_grad():
         ends = [b.eval()(exam.states, exam.mask) for b in (bench.untrained(shifted, 0), study.model(SHIFTED, 0))]
         soft = torch.lerp(*ends, share)
-        logits = bridge_logits(home.pair.target, soft, exam, torch.arange(50, device=soft.device), visible=True)
+        logits = bridge_logits(home.pair.target, soft, exam, torch.arange(50), visible=True)
     losses = [answer_loss(logits, labels).item() for labels in (shifted_twice(exam.labels, 0), exam.labels)]
     return losses, answer(home.pair.target, home.pair.target_words, soft, exam, visible=True)
 

@@ -488,11 +488,11 @@ explore("factor on the soft tokens", SWEEP, frame, columns=2, seed=range(run.see
 # squared RMS of your smallest token first.
 
 # %%
-home = bench.home(0)  # yours
-exam = home.exams["report"]
+mine = bench.home(0)  # yours
+paper = mine.exams["report"]
 with torch.no_grad():
-    soft = study.model(BARE, 0)(exam.states, exam.mask)  # your connector's output
-bridge_quality(soft, home.pair.target, *exam.hidden, home.pair.target_words, exam.visible)
+    soft = study.model(BARE, 0)(paper.states, paper.mask)  # your connector's output
+bridge_quality(soft, mine.pair.target, *paper.hidden, mine.pair.target_words, paper.visible)
 
 # %% [markdown]
 # ## Provenance
