@@ -3,7 +3,9 @@
 #
 # Two pieces of hygiene stand in the log's list of causes. Prompts padded on the wrong side are blamed for instability, and
 # outputs that loop are held to be right answers that cannot stop, to be mended when they are generated. Both are tested
-# here with the weights held still, and in both cases the remedy and its reason part ways.
+# here with the weights held still, and in both cases the remedy and its reason part ways. Padding on the right does cost
+# answers, by what `generate` reads and counts in the last column, and attention has no part in it. Answers do run on
+# behind a right number; the penalty never stops them, and whether they stop is settled in the host.
 
 # %% tags=["parameters"]
 profile = "quick"  # quick | full
@@ -13,6 +15,7 @@ out = ""  # where the record goes, a .json file
 
 # %% tags=["hide-input"]
 from dataclasses import replace
+from functools import partial
 from itertools import product
 
 import torch
@@ -88,22 +91,17 @@ show_source(positions)
 WORDS = tokenizer("target")
 END, SIGN = WORDS.eos_token_id, WORDS.convert_tokens_to_ids(MARKER)
 bench = answering.bench(HOSTS, run.device, run.host, asked=run.asked, exams=("report", "select"))
-first = bench.home(0)
-host, problems = first.pair.target, first.exams["report"].problems
+host, problems = bench.home(0).pair.target, bench.home(0).exams["report"].problems
 torch.manual_seed(0)
 sizes = {"n_positions": 64, "n_embd": 64, "n_layer": 2, "n_head": 4, "bos_token_id": END, "eos_token_id": END}
 learned = GPT2LMHeadModel(GPT2Config(vocab_size=len(WORDS), **sizes)).eval().to(run.device)
 
 
-def next_logits(model, given: bool = False, text: bool = False):
+def next_logits(model, given: bool, text: bool, ids, mask):
     """Logits of the next token: with position ids from the mask or without, of the last column or the last of text."""
-
-    def logits(ids, mask):
-        where = {"position_ids": positions(mask) * mask} if given else {}
-        said = model(input_ids=ids, attention_mask=mask, **where).logits
-        return said[torch.arange(len(ids)), mask.cumsum(1).argmax(1) if text else -1]
-
-    return logits
+    where = {"position_ids": positions(mask) * mask} if given else {}
+    said = model(input_ids=ids, attention_mask=mask, **where).logits
+    return said[torch.arange(len(ids)), mask.cumsum(1).argmax(1) if text else -1]
 
 
 prompts = [prompt(p.question, WORDS) for p in problems]  # every seed is asked the same
@@ -117,26 +115,23 @@ READ = {
     "last column of text": ("right", True, True),
 }
 shifts = [
-    (name, way, padding_shift(next_logits(model, *how), few, WORDS.pad_token_id, side))
+    (name, way, padding_shift(partial(next_logits, model, *how), few, WORDS.pad_token_id, side))
     for name, model in (("Llama", host), ("GPT-2, untrained", learned))
     for way, (side, *how) in READ.items()
 ]
 table(
     "host | padded on the | read | largest change of a logit | another likeliest token (% of padded rows)",
     ((name, shift.side, way, f"{shift.logits:.1g}", 100 * shift.changed) for name, way, shift in shifts),
-    f"{shifts[0][2].padded} of {shifts[0][2].rows} prompts are padded.",
+    f"{shifts[0][2].padded} of {shifts[0][2].rows} prompts are padded; with the question hidden,"
+    f" {int((bench.home(0).exams['report'].hidden[1] == 0).any(1).sum())} of {run.asked}.",
 )
 
 # %% [markdown]
 # With left padding a rotary host does not mind a missing position id: every token of a row is moved by the same number of
 # columns, and all distances stay. The host with learned positions does mind. With right padding the last column tells
 # something else in either host. Where the last column *of text* is read instead, right padding changes nothing but
-# rounding. And with the question hidden there is nothing to pad:
-
-# %%
-padding_shift(next_logits(host, True), list(first.exams["report"].hidden[0][:8]), WORDS.pad_token_id, "right")
-
-# %% [markdown]
+# rounding. And with the question hidden all prompts are equally long, and there is nothing to pad.
+#
 # ### When it stops
 #
 # Greedy decoding stops where the end token has the largest logit. A repetition penalty $\theta$ changes the logits $z_v$ of
@@ -205,6 +200,11 @@ def by_hand(model, given, problems, read_text: bool, count_text: bool) -> Answer
     return read(until_end(ids[:, begun:], END), problems, WORDS)
 
 
+def minus(after: str, before: str):
+    """One reading less another, of the same run."""
+    return lambda one: one[after].iloc[-1] - one[before].iloc[-1]
+
+
 def both_sides(bridge, home) -> dict[str, float]:
     """Accuracy with the same prompts padded on either side, of all rows and of those that are padded."""
     model, exam, found = home.pair.target, home.exams["report"], {}
@@ -221,12 +221,7 @@ def both_sides(bridge, home) -> dict[str, float]:
 
 
 # %%
-HANDS = {  # what is read from the text: the first token, the position counted on from
-    "neither": (False, False),
-    "first token": (True, False),
-    "position": (False, True),
-    "both": (True, True),
-}
+HANDS = dict(zip(("neither", "position", "first token", "both"), product((False, True), repeat=2), strict=True))
 
 
 def alone(arms, seeds):
@@ -247,8 +242,8 @@ seeing = replace(recipe, visible=True, fit=replace(fit, steps=run.visible))
 sides = run.study("target alone", alone, {ALONE: "generate and by hand"})
 sides |= run.study("in sight", bench.train, {BRIDGED: seeing}, read=both_sides)
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "Accuracy with the padding on the left and on the right, of all questions and of the padded ones alone: means over seeds with their 95 % interval; small dots are the seeds of this page. A target alone is given token ids, a bridged one embeddings with the question visible.", "name": "fig-padding-sides"}, "image": {"alt": "Two panels with a row for targets alone and one for bridged targets. Padded on the left both are near the top. Padded on the right they lie lower, by far the most in the right panel, which holds the padded questions alone."}}
-panels = zip(figure(columns=2, height=2.2), ("", ", padded"), ("all questions", "padded rows"), strict=True)
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Accuracy with the padding on the left and on the right, of all questions and of the padded ones alone: means over seeds with their 95 % interval; small dots are the seeds of this page. A target alone is given token ids, a bridged one embeddings with the question visible.", "name": "fig-padding-sides"}, "image": {"alt": "Two panels with a row for targets alone and one for bridged targets. Padded on the left both lie at the right end of the axis. Padded on the right they lie further left, by far the most in the right panel, which holds the padded questions alone."}}
+panels = zip(figure(columns=2, height=2.4), ("", ", padded"), ("all questions", "padded rows"), strict=True)
 for axes, part, name in panels:
     for side, colour, nudge in (("left", BLUE, -0.15), ("right", ORANGE, 0.15)):
         dots(
@@ -257,24 +252,8 @@ for axes, part, name in panels:
             points={arm: sides.live.values(arm, side + part) for arm in sides.arms},
             colour=colour, nudge=nudge, legend=f"padded on the {side}", title=name, xlabel="accuracy (%)", xlim=(-3, 103),
         )  # fmt: skip
-axes.legend(fontsize=8, loc="lower left")
+axes.figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2)
 plt.show()
-
-
-# %% tags=["hide-input"]
-def minus(after: str, before: str):
-    """One reading less another, of the same run."""
-    return lambda one: one[after].iloc[-1] - one[before].iloc[-1]
-
-
-VIEWS = ("left", "right", minus("left", "right"), "right, padded")
-table(
-    "accuracy (%) | n | left | right | left minus right (points) | right, padded rows",
-    ((arm, len(sides.seeds(arm)), *(sides.mean(arm, view) for view in VIEWS)) for arm in sides.arms),
-    f"Mean [95 % interval] over n pairs of hosts; {run.asked} questions, {int(SHORT.sum())} of them padded. Source alone"
-    f" {sides.mean(BRIDGED, 'source alone')} %, shuffled source {sides.mean(BRIDGED, 'shuffled source')} %: the target reads"
-    " the question itself.",
-)
 
 # %% [markdown]
 # ### Answers that cannot stop
@@ -282,10 +261,9 @@ table(
 # Bridges with the question hidden, into endless hosts, and trained on answers whose end token is masked as well: neither
 # part has seen an end. Each generation is marked in three ways by `strict_marks`. *First marker*: the number behind the
 # first `####`. *Last number*: the last number of the text, as many a script does it. *Strict*: the number behind the first
-# marker, right, and directly behind it the end. The answers are decoded greedily up to a limit, then with what the log
-# advised, and with a rule that lets nothing but the end follow the number behind the marker. With embeddings as input,
-# `generate` knows the new tokens alone, and the penalty counts no token of the prompt. The forced length is chosen for
-# each bridge on the other exam.
+# marker, right, and directly behind it the end. The answers are decoded greedily, then with what the log advised, and with
+# a rule that lets nothing but the end follow the number behind the marker. With embeddings as input, `generate` knows the
+# new tokens alone, and the penalty counts no token of the prompt. The forced length is chosen on the other exam.
 
 # %%
 PLAIN, FORCED, RULE = "as it comes", "end forced at a length", "end behind the answer"
@@ -360,25 +338,25 @@ stop |= run.study("healthy", bench.train, {HEALTHY: masked}, seeds=(), read=ways
 
 # %% tags=["hide-input"]
 said = [
-    [(seed, p.answer, f"`{text}`") for p, text in zip(problems, stop.texts(HIDDEN, seed, "report"), strict=True)]
+    (seed, p.answer, f"`{text}`")
     for seed in (0, 1)
+    for p, text in zip(problems, stop.texts(HIDDEN, seed, "report"), strict=True)
+    if f"{MARKER} {p.answer} " in text
 ]
-right = [[row for row in rows if f"{MARKER} {row[1]} " in row[2]] for rows in said]
 table(
     "seed | right answer | bridged",
-    right[0][:2] + right[1][:2],
+    (*said[:2], *said[-2:]),
     f"Answers that are right at the first marker. At {LONG} tokens {stop.mean(HIDDEN, 'loops at length')} % of the"
     " generations have run into a loop of one to four tokens.",
 )
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "The same bridges and weights under four ways of generating, marked in three ways: means over seeds with their 95 % interval; small dots are the seeds of this page.", "name": "fig-stopping-ways"}, "image": {"alt": "Four rows of points. As it comes and with the penalty, accuracy at the first marker is highest, at the last number lower, and strict accuracy lies on zero. With a forced length strict accuracy comes part of the way towards the first marker. With the end placed behind the answer all three marks coincide."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "The same bridges and weights under four ways of generating, marked in three ways: means over seeds with their 95 % interval.", "name": "fig-stopping-ways"}, "image": {"alt": "Four rows of points. As it comes and with the penalty, accuracy is highest at the first marker, far lower at the last number, and strict accuracy lies on zero. With a forced length strict accuracy comes a part of the way towards the first marker. With the end placed behind the answer all three marks coincide."}}
 SHOW = (PLAIN, "penalty 1.2", FORCED, RULE)
 axes = figure(height=3.3)
 for mark, colour, shape, nudge in (("first", BLUE, "o", -0.2), ("last", GREY, "s", 0.0), ("strict", ORANGE, "D", 0.2)):
     dots(
         axes,
         {way: stop.mean(HIDDEN, f"{way}: {mark}") for way in SHOW},
-        points={way: stop.live.values(HIDDEN, f"{way}: {mark}") for way in SHOW},
         colour=colour, mark=shape, nudge=nudge, legend=MARKS[mark], xlabel="accuracy (%)", xlim=(-3, 103),
     )  # fmt: skip
 axes.figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3)
@@ -390,12 +368,10 @@ plt.show()
 # ## Verdict
 
 # %% tags=["hide-input"]
+gap = minus("left", "right")
 run.judge(
     "C2",
-    lambda: {
-        "left_padding_gain_ids": sides.mean(ALONE, minus("left", "right")),
-        "left_padding_gain_embeds": sides.mean(BRIDGED, minus("left", "right")),
-    },
+    lambda: {"left_padding_gain_ids": sides.mean(ALONE, gap), "left_padding_gain_embeds": sides.mean(BRIDGED, gap)},
 )
 
 # %% tags=["hide-input"]
@@ -421,32 +397,34 @@ print(run.verdict_lines())
 #
 # The side matters, and not because attention is corrupted: the mask keeps padding out of it on either side. Where the
 # last column is padding, the first token is foretold by a padding token, and the new tokens are counted from the
-# padding's position. The padded rows, padded on the right, decoded by hand:
+# padding's position. These are the padded rows of targets alone, padded on the right and decoded by hand:
 
 # %% tags=["hide-input"]
 table(
     "taken from the last column of text | accuracy (%) | below left padding, by `generate` (points)",
     ((name, sides.mean(ALONE, name), sides.mean(ALONE, minus("left, padded", name))) for name in HANDS),
-    f"Mean [95 % interval] over {len(sides.seeds(ALONE))} targets alone. `generate` itself, padded on the right, has"
-    f" {sides.mean(ALONE, 'right, padded')} %.",
+    f"Mean [95 % interval] over {len(sides.seeds(ALONE))} hosts, {int(SHORT.sum())} padded questions of {run.asked}. `generate`"
+    f" has {sides.mean(ALONE, 'right, padded')} % here. Of the bridged targets, source alone has"
+    f" {sides.mean(BRIDGED, 'source alone')} % of all questions and a shuffled source {sides.mean(BRIDGED, 'shuffled source')} %:"
+    " the target reads the question itself.",
 )
 
 # %% [markdown]
-# The first row is `generate` itself, faults and all; the last is right padding with the mask alone to keep it out.
-# Mending the count alone does not help: the first token has to be right as well. So a pipeline that pads on the right
-# can be mended where it reads and where it counts, and padding on the left is the simplest way to have both right.
-# Training is another matter. Teacher forcing reads every column of text at its own place, and padding behind the answer
-# comes after all of them, where the causal mask hides it.
+# The first row is what `generate` does, faults and all; the last is right padding with the mask alone to keep it out, and
+# nothing is lost. Mending the count alone does not help, it costs some more: behind a wrong first token the right
+# positions are of no use. So a pipeline that pads on the right can be mended where it reads and where it counts, and padding on the left is
+# the simplest way to have both right. Training is another matter. Teacher forcing reads every column of text at its own
+# place, and padding behind the answer comes after all of them, where the causal mask hides it.
 #
 # ### The host decides whether it stops
 #
-# Many of these answers are right before they run on, as the log says of its own. The penalty does not stop them: it
-# never touches the end token. Stronger penalties cost right answers as well, since a correct solution repeats
-# itself: the result of one step begins the next, and the last one stands again behind the marker. Control of the end
-# token does gain, and one length fits answers of one length. The rule that looks at the text needs no length, and it is
-# a few lines of a `LogitsProcessor`. All of them leave the cause where it was.
+# Many of these answers are right before they run on, as the log says of its own. No penalty stops them: it never touches
+# the end token. The strongest costs right answers as well, since a correct solution repeats itself: the result of one step
+# begins the next, and the last one stands again behind the marker. Control of the end token does gain, but one length
+# fits answers of one length. The rule that looks at the text needs no length and loses nothing, and it is a few lines of a
+# `LogitsProcessor`. All of them leave the cause where it was.
 #
-# Where is the cause? Either the host or the bridge's training answers may lack their end token. So each is given it alone.
+# Where is the cause? Either the host or the bridge's training answers may lack their end token. So each is given it alone:
 
 # %% tags=["hide-input"]
 CASES = [(HIDDEN, way) for way in (PLAIN, *(f"penalty {p:g}" for p in PENALTIES), FORCED, RULE)]
@@ -462,36 +440,31 @@ table(
 # %% [markdown]
 # The healthy host stops by itself behind a bridge that was never shown an end. The endless host does not stop behind
 # one that was: soft tokens before the text do not reach a logit that the host has learnt to keep down. Whether an
-# answer ends is decided in the host.
-#
-# The log's target was an ordinary pretrained model that answers well alone. On this evidence a masked end token in the
-# training answers of its bridge would not have kept it from stopping, and its loops call for another cause;
-# [the chapter on collapse](peak_and_collapse.ipynb) finds one candidate. What can be said of the log's 42 % is what the
-# three marks say here: the number depends on where the answer is read, and a log has to say which.
+# answer ends is decided in the host. The log's target was an ordinary pretrained model that answers well alone; a masked
+# end token in the training answers of its bridge would not have kept it from stopping, and its loops call for another
+# cause ([the chapter on collapse](peak_and_collapse.ipynb) finds one candidate). What can be said of the log's 42 % is
+# what the three marks say here: the number depends on where the answer is read, and a log has to say which.
 #
 # ## Tweak it
 #
-# Force the end at a length. The bars show strict accuracy for questions of one step, of two, and of both together,
-# the dotted line the accuracy at the first marker without any control, and below stands what one bridge then says. In
-# a live kernel, choose the bridge.
+# Force the end at a length. The bars show strict accuracy for questions of one step, of two, and of both together, the
+# dotted line the accuracy at the first marker without any control, and below stands what one bridge then says. In a live
+# kernel, choose the bridge.
 
 
 # %% tags=["hide-input"]
 def frame(axes, length: int, seed: int) -> str:
     """Strict accuracy with the end forced at a length, and what one bridge then says to a problem of each kind."""
     bars = {part: stop.mean(HIDDEN, f"cut at {length}: {part}") for part in PARTS}
-    dots(axes, bars, colour={"one step": ORANGE, "two steps": ORANGE, "all": BLUE}, xlim=(-3, 103))
     ceiling = stop.mean(HIDDEN, f"{PLAIN}: first").mean
-    axes.axvline(ceiling, color="black", lw=1.2, ls=":")
+    dots(axes, bars, colour=dict(zip(PARTS, (ORANGE, ORANGE, BLUE), strict=True)), at=(ceiling,), xlim=(-3, 103))
     first = [next(i for i, p in enumerate(problems) if len(p.steps) == steps) for steps in (1, 2)]
-    texts = [" ".join(stop.texts(HIDDEN, seed, "report")[i].split()[: length - 1]) for i in first]
-    axes.set(
-        xlabel="strict accuracy (%)\n" + "\n".join(f"said: {t}" for t in texts), title=f"end forced at token {length}"
-    )
+    said = [" ".join(stop.texts(HIDDEN, seed, "report")[i].split()[: length - 1]) for i in first]
+    axes.set(xlabel=f"strict accuracy (%)\nsaid: {said[0]}\nsaid: {said[1]}", title=f"end forced at token {length}")
     told = ", ".join(f"{part} {value.mean:.0f} %" for part, value in bars.items())
     return (
         f"Strict accuracy with the end forced at token {length}: {told}; at the first marker without control"
-        f" {ceiling:.0f} %. One bridge says '{texts[0]}' and '{texts[1]}'."
+        f" {ceiling:.0f} %. One bridge says '{said[0]}' and '{said[1]}'."
     )
 
 
