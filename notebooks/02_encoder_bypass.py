@@ -323,11 +323,12 @@ def frame(axes, alpha: float, sentence: str) -> str:
         for (name, seen), shift, colour in zip(logits.items(), (-0.2, 0.2), (BLUE, ORANGE), strict=True):
             right = 100 * seen.softmax(-1)[torch.arange(len(ids)), ids].cpu()
             panel.barh(torch.arange(len(ids)) + shift, right, 0.38, color=colour, label=name)
-        told.append(f"{host.upper()} {(logits['inputs_embeds'] - logits['blend']).abs().max().item():.3g}")
+        apart = f"{(logits['inputs_embeds'] - logits['blend']).abs().max().item():.3g}"
+        told.append(f"{host.upper()} {apart}")
         panel.set_yticks(range(len(ids)), bench.tokenizer.convert_ids_to_tokens(ids.tolist()), fontsize=8)
         panel.invert_yaxis()
-        panel.set(xlim=(0, 105), xlabel="probability (%)", title=f"{host.upper()}: largest |Δ logit| {told[-1][3:]}")
-    axes[1].legend(loc="lower right")
+        panel.set(xlim=(0, 105), xlabel="probability (%)", title=f"{host.upper()}: largest |Δ logit| {apart}")
+    axes[1].figure.legend(*axes[1].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     differs = ", ".join(told)
     return f"Probability of each word of '{sentence}' at blend {alpha:.1f}. Largest difference in logits: {differs}."
 
