@@ -207,7 +207,7 @@ study |= run.study("noise", silent.train, {ON_NOISE: the_mend[BOTH]}, few)
 ARMS = [arm for arm in (*the_fix, *others, BOTH, ON_NOISE) if arm in study]
 
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "What each recipe ends with, after equally many steps: BLEU, the share of distinct outputs and the conditioning gap, means over seeds with their 95 % interval; small dots are the seeds trained on this page. Dotted: in the first panel the floors of BLEU, best constant sentence and nearest neighbour; in the second the log's line for mode collapse.", "name": "fig-collapse-arms"}, "image": {"alt": "Three panels with one row for each recipe. The suspected recipe and the claimed fix lie at the same place in every panel: BLEU next to the constant floor, distinct outputs and conditioning gap next to zero."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "What each recipe ends with, after equally many steps: BLEU, the share of distinct outputs and the conditioning gap, means over seeds with their 95 % interval; small dots are the seeds trained on this page. Dotted: in the first panel the floors of BLEU, best constant sentence and nearest neighbour; in the second the log's line for mode collapse.", "name": "fig-collapse-arms"}, "image": {"alt": "Three panels with one row for each recipe. The suspected recipe and the claimed fix lie at the same place in every panel: BLEU next to the constant floor, distinct outputs and conditioning gap next to zero. Standardised, the higher rate, all four and both lie further right in BLEU and in the gap, in this order, both a little short of the nearest neighbour's BLEU. In distinct outputs the higher rate stays left of the line for mode collapse, about where the noise is, whose BLEU and gap are the lowest."}}
 def distinct(one) -> float:
     """A run's share of distinct outputs, 0 to 1."""
     return one["distinct"].iloc[-1] / 100
@@ -287,9 +287,14 @@ print(run.verdict_lines())
 #
 # {numref}`fig-collapse-arms` has the two changes apart. Either by itself opens the conditioning gap, and they do it
 # differently: standardising makes the outputs *differ*, the rate makes more of them *right*. The log's reading of diversity
-# would be misled by both.
-
-# %% [markdown]
+# would be misled by both. By its line the translator with the higher rate has collapsed, as has the one that is fed with
+# noise, with about as many distinct outputs; the one has learnt a good part of the translation, and the other nothing that
+# could be learnt.
+#
+# The other two suspects, the missing LayerNorm and the loud latents, need no mending here. Each raises the share that is
+# heard at the start at least as much as standardising does, but on top of the two changes they bring nothing: *all four* ends
+# below *both*.
+#
 # ### The bridge or the embedding?
 #
 # A translator fed with noise cannot translate, and no change to the bridge will make it. From outside it looks much like
