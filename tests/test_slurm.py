@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 import slurm
-from press import NOTEBOOKS, ROOT, pairs
+from press import ROOT, pairs
+from press.chapter import script_of
 
 NAME = "small"
 FILE = f"01_{NAME}"
@@ -178,7 +179,7 @@ def test_a_sweep_killed_on_this_machine_goes_on_where_it_was(book: Path) -> None
 def test_hosts_are_made_first_and_gpus_are_asked_for(book: Path) -> None:
     """A dry run, which submits nothing: the cuda device is asked for on a machine that may have none."""
     for ending in (".py", ".ipynb"):
-        shutil.copy2((NOTEBOOKS / REAL).with_suffix(ending), book / "notebooks")
+        shutil.copy2(script_of(REAL).with_suffix(ending), book / "notebooks")
     grid = ["sweep", REAL, "-p", "profile", "quick", "full", "-p", "device", "cpu", "auto", "cuda"]
     output = press(book, *grid, "--slurm", "--snakemake", "--dry-run", "--quiet", "host").communicate()[0]
     made = re.findall(r"^rule host:.*?output: (\S+)", output, re.MULTILINE | re.DOTALL)

@@ -8,10 +8,9 @@ import pytest
 import torch
 from bridges.__main__ import main
 from bridges.benches import answering, exams, pretrain
-from bridges.benches.answering import Anchor, BridgeRecipe, train_bridges
+from bridges.benches.answering import Batch, BridgeRecipe, train_bridges
 from bridges.benches.exams import Bench, Exam, Pair, bridge_logits, examine
 from bridges.benches.pretrain import SOLVERS, small_solver
-from bridges.benches.small_pairs import train_arms
 from bridges.connectors.scale import ScaleMatch, Whitening, embedding_rms, rms
 from bridges.connectors.translator import LOG, GatedTranslator, TranslatorSettings
 from bridges.hosts import causal
@@ -21,7 +20,7 @@ from bridges.training.ensemble import fit_ensemble
 from bridges.training.fit import GATE_GROUP, FitSettings, Group, fit
 from bridges.training.losses import kl_aligned, kl_as_written
 from torch import Tensor, nn
-from torch.nn.functional import layer_norm
+from torch.nn.functional import layer_norm, pad
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
 SW, TW = word_problems.tokenizer("source"), word_problems.tokenizer("target")
@@ -37,6 +36,42 @@ EXAM = examine(PROBLEMS, PAIR)
 SETTINGS = TranslatorSettings(bottleneck=16, tokens=3, depth=2, heads=2, gate=0.3)
 FIT = FitSettings(4, lr=1e-2, batch=6, warmup=1, clip=0.5, groups=(GATE_GROUP,))
 RECIPE = BridgeRecipe(FIT, SETTINGS)
+
+
+def train_arms(arms, seeds, benches, **options):
+    """Every arm with every seed, on one of the benches; what was trained, by name and seed."""
+    runs = [(name, seed) for name in arms for seed in seeds]
+    made = train_bridges([(arms[name], seed, benches[seed % len(benches)]) for name, seed in runs], **options)
+    return dict(zip(runs, made, strict=True))
+
+
+def shifted(labels: Tensor, step: int) -> Tensor:
+    """Each position is asked for the token after the next."""
+    return pad(labels[:, 1:], (0, 1), value=-100)
+
+
+def staged(labels: Tensor, step: int, over: int = 3) -> Tensor:
+    """The answer's first tokens, more of them with every step."""
+    asked = 2 + step * labels.shape[1] // over
+    return labels if step >= over else labels.masked_fill(torch.arange(labels.shape[1]) >= asked, -100)
+
+
+def written(batch: Batch) -> Tensor:
+    """The log's penalty."""
+    return kl_as_written(batch.logits, batch.bench.prompt_logits[batch.rows, :2], 2)
+
+
+def aligned(batch: Batch, start: int = 0) -> Tensor:
+    """The penalty over the answer's tokens, from a step on."""
+    answers = batch.bench.taught.labels[batch.rows]
+    told = batch.logits[:, -answers.shape[1] - 1 : -1]
+    kl = kl_aligned(told, batch.bench.answer_logits[batch.rows], answers != -100, 20)
+    return kl if batch.step >= start else 0 * kl
+
+
+def halfway(step: int) -> float:
+    """Gates that a schedule opens."""
+    return step / 4
 
 
 # The translator
@@ -302,10 +337,10 @@ def test_bridges_of_several_benches_and_losses_share_a_graph_and_learn_as_each_a
     benches = [Bench(PAIR, EXAM, {"report": EXAM.first(5)}), Bench(other, examine(PROBLEMS, other).first(9), {})]
     arms = {
         "plain": RECIPE,
-        "shifted": replace(RECIPE, shift=1),
-        "anchored": replace(RECIPE, anchor=Anchor(weight=1.0, positions=2)),
-        "aligned": replace(RECIPE, anchor=Anchor(weight=1.0, aligned=True, start=2)),
-        "staged": replace(RECIPE, staged=3),
+        "shifted": replace(RECIPE, labels=shifted),
+        "anchored": replace(RECIPE, penalty=written),
+        "aligned": replace(RECIPE, penalty=partial(aligned, start=2)),
+        "staged": replace(RECIPE, labels=staged),
     }
     runs = [(recipe, 3, own) for recipe in arms.values() for own in benches]
     lone = [train_bridges([run], looks=(2,))[0] for run in runs]
@@ -394,16 +429,25 @@ def test_staged_and_shifted_labels_and_penalties_change_what_is_learnt() -> None
         name: train_arms({name: replace(RECIPE, **changed)}, (3,), [bench])[name, 3].losses[0]
         for name, changed in {
             "plain": {},
-            "staged": {"staged": 50},
-            "shifted": {"shift": 1},
-            "anchored": {"anchor": Anchor(weight=1.0, positions=2)},
-            "aligned": {"anchor": Anchor(weight=1.0, aligned=True)},
-            "late": {"anchor": Anchor(weight=1.0, positions=2, start=4)},
+            "staged": {"labels": partial(staged, over=50)},
+            "shifted": {"labels": shifted},
+            "anchored": {"penalty": written},
+            "aligned": {"penalty": aligned},
+            "late": {"penalty": partial(aligned, start=4)},
         }.items()
     }
     assert first["late"] == first["plain"]
     assert len({round(x, 6) for x in first.values()}) == len(first) - 1
     assert first["anchored"] > first["plain"] < first["aligned"]
+
+
+def test_gates_that_a_schedule_opens_are_not_trained_and_open_at_looks_as_it_had_them() -> None:
+    bench = Bench(PAIR, EXAM, {"report": EXAM.first(5)})
+    found = train_arms({"own": RECIPE, "by schedule": replace(RECIPE, opened=halfway)}, (3,), [bench], looks=(2,))
+    gates = {name: torch.stack(list(one.bridge.translator.gates)).flatten() for (name, _), one in found.items()}
+    assert (gates["by schedule"] == SETTINGS.gate).all()
+    assert (gates["own"] != SETTINGS.gate).all()
+    assert found["own", 3].losses[0] != found["by schedule", 3].losses[0]
 
 
 def test_a_plateau_halves_the_rate_of_the_runs_that_wait() -> None:
