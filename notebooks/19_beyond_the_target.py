@@ -39,6 +39,7 @@ from torch.nn.functional import pad
 run = begin(
     "beyond_the_target",
     globals(),
+    hosts=("source", "weak", "target"),
     #      quick, full
     seeds=(2, 12),
     host=("quick", "full"),  # the size of the pretrained hosts
@@ -79,10 +80,9 @@ promise = recorded("bridge_analysis")
 near = sum(wilson(round(v / 100 * asked), asked).high >= alone for values in sweep.values() for v in values)
 in_points, in_per_cent = promise["peak"]["points over the target, as the log counts them"]
 Markdown(
-    f"The highest of {count} looks is {100 * peak:g} % [{100 * best.low:.1f}, {100 * best.high:.1f}], the target alone"
-    f" {100 * alone:g} % [{100 * itself.low:.1f}, {100 * itself.high:.1f}]. The log counts the difference as {in_points} % in"
-    f" one place and as {in_per_cent} % in another; in points it is {100 * (peak - alone):.1f}. Of all looks {near} have an"
-    " interval that reaches the target's accuracy."
+    f"The highest of {count} looks is {100 * peak:g} % [{100 * best.low:.1f}, {100 * best.high:.1f}], the target alone {100 * alone:g} %"
+    f" [{100 * itself.low:.1f}, {100 * itself.high:.1f}]. The log counts the difference as {in_points} % in one place and {in_per_cent} % in"
+    f" another; in points it is {100 * (peak - alone):.1f}. Of all looks {near} have an interval that reaches the target's accuracy."
 )
 
 # %% [markdown]
@@ -109,12 +109,8 @@ claims("C8", "C6")
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Probability that the best of so many independent looks at 200 questions reaches the log's peak, against the true share of every look. Vertical line and band: the target's own accuracy with its 95 % interval; dotted across: 0.05.", "name": "fig-beyond-chance"}, "image": {"alt": "Four rising curves, one for each number of looks. For all looks the curve climbs from nearly zero at a share of two thirds to nearly one below the upper end of the band, and is above the dotted line at the target's own accuracy. The fewer looks, the further to the right the curve lies."}}
 reached = round(peak * asked)
-COUNTS = {
-    "one look": 1,
-    "those that reach the target's accuracy": near,
-    "the looks of that run": len(sweep["high capacity"]),
-    "all looks": count,
-}
+COUNTS = {"one look": 1, "those that reach the target's accuracy": near}
+COUNTS |= {"the looks of that run": len(sweep["high capacity"]), "all looks": count}
 chance = {name: best_of_looks(alone, asked, k, reached) for name, k in COUNTS.items()}
 grid = [0.65 + 0.0025 * i for i in range(57)]
 axes = figure(height=3.4)
@@ -122,16 +118,17 @@ axes.axvspan(100 * itself.low, 100 * itself.high, color=GREY, alpha=0.2, lw=0)
 axes.axvline(100 * alone, color="black", lw=0.8)
 axes.axhline(0.05, color="black", lw=0.8, ls=":")
 for name, k in COUNTS.items():
-    axes.plot([100 * s for s in grid], [best_of_looks(s, asked, k, reached) for s in grid], label=f"{name}: {k}")
+    axes.plot(
+        [100 * s for s in grid],
+        [best_of_looks(s, asked, k, reached) for s in grid],
+        label=f"{name} ({k}): {chance[name]:.2g}",
+    )
 axes.set(xlabel="true share of right answers (%)", ylabel="probability of the peak")
 axes.figure.legend(loc="outside lower center", ncols=2, fontsize=9)
 plt.show()
 
-# %% tags=["hide-input"]
-Markdown(f"At the target's own accuracy: {'; '.join(f'{name} {p:.2g}' for name, p in chance.items())}.")
-
 # %% [markdown]
-# The criterion reads the last of these. The looks are not independent: those of one run ask one model at successive
+# The legend has each probability at the target's own accuracy, and the criterion reads the last of these. The looks are not independent: those of one run ask one model at successive
 # steps, and all ask the same questions if the log kept its exam. Where looks rise and fall together the number is a *bound
 # from above*, and a single look the bound from below. Nor were all looks at the target's level, as
 # {numref}`fig-beyond-log` shows. And the target's own accuracy was counted on 200 questions too: within its band each
@@ -300,10 +297,13 @@ def read_otherwise(arms, seeds, looks):
     return outcomes
 
 
+few = () if run.profile == "quick" else None  # in the quick profile these are of record alone
 study = run.study("bridges", bench.train, {BRIDGED: recipe, UNTRAINED: nothing}, looks={BRIDGED: LOOKS}, read=told)
-study |= run.study("other states", read_otherwise, {CONSTANT: one_for_all, LEAK: with_solutions}, seeds=(), looks=LOOKS)
+study |= run.study(
+    "other states", read_otherwise, {CONSTANT: one_for_all, LEAK: with_solutions}, seeds=few, looks=LOOKS
+)
 faulty = {TWIN: bare, BROKEN: replace(bare, labels=late), NORMED: replace(bare, labels=late, scale=1.0)}
-study |= run.study("broken", bench.train, faulty, seeds=(), read=told)
+study |= run.study("broken", bench.train, faulty, seeds=few, read=told)
 
 
 def kept(one, reading: str = "report") -> float:
@@ -312,34 +312,32 @@ def kept(one, reading: str = "report") -> float:
 
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Accuracy over the target alone, on the same 200 questions of the exam report: mean over seeds with 95 % interval; small dots are the seeds trained on this page. Dotted: zero, and the criterion's 5 points.", "name": "fig-beyond-gains"}, "image": {"alt": "Rows of dots on an axis of points over the target alone."}}
-GAINS = {
-    UNTRAINED: (UNTRAINED, lambda one: kept(one) - kept(one, "alone")),
-    CONSTANT: (CONSTANT, lambda one: kept(one) - kept(one, "alone")),
-    "shuffled source": (BRIDGED, lambda one: kept(one, "shuffled") - kept(one, "alone")),
-    BRIDGED: (BRIDGED, lambda one: kept(one) - kept(one, "alone")),
-    LEAK: (LEAK, lambda one: kept(one) - kept(one, "alone")),
-}
-GAINS = {name: gain for name, gain in GAINS.items() if gain[0] in study}
-dots(
-    figure(height=2.9),
-    {name: study.mean(*gain) for name, gain in GAINS.items()},
-    points={name: study.live.values(*gain) for name, gain in GAINS.items() if gain[0] in study.live},
-    colour={UNTRAINED: GREY, CONSTANT: PURPLE, "shuffled source": BLUE, BRIDGED: ORANGE, LEAK: GREEN},
-    at=(0, 5),
-    xlabel="accuracy over the target alone (points)",
-)
+def gained(one) -> float:
+    """Accuracy over the target alone, at the chosen look."""
+    return kept(one) - kept(one, "alone")
+
+
+GAINS = {arm: (arm, gained) for arm in (UNTRAINED, CONSTANT, BRIDGED, LEAK)}
+GAINS["shuffled source"] = BRIDGED, lambda one: kept(one, "shuffled") - kept(one, "alone")
+colours = {UNTRAINED: GREY, CONSTANT: PURPLE, "shuffled source": BLUE, BRIDGED: ORANGE, LEAK: GREEN}
+here = {name: study.live.values(*gain) for name, gain in GAINS.items() if gain[0] in study.live}
+axes = figure(height=2.9)
+dots(axes, {name: study.mean(*GAINS[name]) for name in colours}, points=here, colour=colours, at=(0, 5))
+axes.set_xlabel("accuracy over the target alone (points)")
 plt.show()
 
 # %% tags=["hide-input"]
 p, last = study.values(BRIDGED, lambda one: kept(one, "p")), study.values(BRIDGED, lambda one: one["select"].idxmax())
 room = study.values(BRIDGED, "alone")
+rows = [(line, study.mean(BRIDGED, line.removeprefix("target ")), "") for line in ("target alone", "source alone")]
+for name in colours:
+    arm, gain = GAINS[name]
+    rows.append(
+        (name, study.mean(arm, kept if name == arm else lambda one: kept(one, "shuffled")), study.mean(arm, gain))
+    )
 table(
     "on the exam *report* | accuracy (%) | over the target alone (points)",
-    [("target alone", study.mean(BRIDGED, "alone"), ""), ("source alone", study.mean(BRIDGED, "source alone"), "")]
-    + [
-        (name, study.mean(arm, (lambda one: kept(one, "shuffled")) if name != arm else kept), study.mean(arm, gain))
-        for name, (arm, gain) in GAINS.items()
-    ],
+    rows,
     f"Mean [95 % interval], n = {len(p)} seeds, {asked} questions each. A *shuffled source* speaks of another question than the one asked."
     f" The target alone has {room.min():g} to {room.max():g} %. The look chosen is the last in {(last == LOOKS[-1]).sum()} of {len(p)} seeds.",
 )
@@ -353,20 +351,9 @@ table(
 # %%
 home, trial = bench.home(0), study.model(BRIDGED, 0)
 exam, pair = home.exams["report"], home.pair
-with torch.no_grad():
-    found = as_logged(trial(exam.states, exam.mask), pair.target, *exam.visible, pair.target_words)
-PARTS = (
-    ("soft_rms", "embed_rms"),
-    ("entropy_bridged", "entropy_baseline"),
-    ("top5_bridged", "top5_baseline"),
-    ("attention",),
-)
-there = {
-    name: [key for key in found if any(part in key for part in parts)]
-    if all(any(part in key for key in found) for part in parts)
-    else []
-    for name, parts in zip(promise["promised"], PARTS, strict=True)
-}
+found = as_logged(trial(exam.states, exam.mask), pair.target, *exam.visible, pair.target_words)
+parts = zip(promise["promised"], ("rms", "entropy", "top5", "attention"), strict=True)
+there = {name: [key for key in found if part in key] for name, part in parts}
 table(
     "promised | returned as",
     ((name, ", ".join(f"`{n}`" for n in names) or "absent") for name, names in there.items()),
@@ -382,13 +369,13 @@ table(
 run.judge("C6", lambda: {"promised_quantities_missing": float(sum(not names for names in there.values()))})
 
 # %% tags=["hide-input"]
+by_luck = Estimate(*[chance["all looks"]] * 3, count)  # arithmetic: no interval but that of the target's own share
 run.judge(
     "C8",
     lambda: {
-        "gain_over_target": study.mean(*GAINS[BRIDGED]),
+        "gain_over_target": study.mean(BRIDGED, gained),
         "gain_over_shuffled_source": study.mean(BRIDGED, lambda one: kept(one) - kept(one, "shuffled")),
-        # Arithmetic: no interval but the one that the target's own share has.
-        "probability_of_peak_by_chance": Estimate(*[chance["all looks"]] * 3, count),
+        "probability_of_peak_by_chance": by_luck,
     },
 )
 
@@ -404,22 +391,12 @@ print(run.verdict_lines())
 # that say the same to every question, and what the source's reading adds.
 
 # %% tags=["hide-input"]
-over, shuffle = study.mean(*GAINS[BRIDGED]), study.mean(BRIDGED, lambda one: kept(one) - kept(one, "shuffled"))
-harm = study.mean(*GAINS["shuffled source"])
-rows = [
-    ("bridged over target alone", over),
-    ("bridged over shuffled source", shuffle),
-    ("shuffled source over target alone", harm),
-]
-if CONSTANT in study:
-    rows += [
-        ("constant source over target alone: the prompt", study.mean(*GAINS[CONSTANT])),
-        ("bridged over constant source: the information", study.gain(BRIDGED, CONSTANT, kept)),
-    ]
-table(
-    "paired by question and seed | points",
-    rows,
-    f"McNemar's p of bridged against target alone is below 0.05 in {(p < 0.05).sum()} of {len(p)} seeds.",
+shuffle = study.mean(BRIDGED, lambda one: kept(one) - kept(one, "shuffled"))
+prompted, information = study.mean(CONSTANT, gained), study.gain(BRIDGED, CONSTANT, kept)
+Markdown(
+    f"The prompt changes the accuracy by {prompted} points, and what the source has read adds {information}. Over the shuffled"
+    f" source the bridge is ahead by {shuffle}. McNemar's p of bridged against target alone is below 0.05 in {(p < 0.05).sum()} of"
+    f" {len(p)} seeds."
 )
 
 # %% [markdown]
@@ -447,10 +424,9 @@ table(
 # %%
 solutions = [problem.solution() for problem in exam.problems]
 read = [prompt(problem.question, pair.source_words) for problem in exam.problems]
-texts = {"the question": read, "question and solution": [f"{q} {s}" for q, s in zip(read, solutions, strict=True)]}
-table(
-    "source reads | share of solutions found in its texts",
-    ((name, leak_check(t, solutions)) for name, t in texts.items()),
+leaked = [f"{question} {solution}" for question, solution in zip(read, solutions, strict=True)]
+Markdown(
+    f"Solutions found in what an honest source reads {leak_check(read, solutions):.0%}, a leaking one {leak_check(leaked, solutions):.0%}."
 )
 
 # %% [markdown]
@@ -463,9 +439,9 @@ table(
 # same instrument, on sound bridges and on broken ones:
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Share of answers that agree with the solution up to a token of it, means over seeds. Dotted: the target alone.", "name": "fig-beyond-where"}, "image": {"alt": "Lines that start near the top at the first token."}}
-SHOWN = [arm for arm in (BRIDGED, TWIN, BROKEN, NORMED) if arm in study]
+SHOWN = {BRIDGED: (ORANGE, "-"), TWIN: (GREEN, "-"), BROKEN: (BLUE, "--"), NORMED: (PURPLE, "--")}
 axes = figure(height=3.0)
-for arm, colour, style in zip(SHOWN, (ORANGE, GREEN, BLUE, PURPLE), ("-", "-", "--", "--"), strict=False):
+for arm, (colour, style) in SHOWN.items():
     axes.plot(PLACES, [study.mean(arm, f"own, to token {n}").mean for n in PLACES], style, color=colour, label=arm)
 axes.plot(PLACES, [study.mean(BRIDGED, f"alone, to token {n}").mean for n in PLACES], ":", color="black", lw=1)
 axes.set(xlabel="token of the solution", ylabel="right so far (%)", ylim=(0, 103), xticks=PLACES)
@@ -505,15 +481,11 @@ def frame(axes, share: float, questions: int) -> str:
     axes.axhline(0.05, color="black", lw=0.8, ls=":")
     title = f"{100 * share:.3g} % true, {questions} questions: {curve[count - 1]:.2g} with {count} looks"
     axes.set(xscale="log", xlabel="looks", ylabel="probability", ylim=(-0.02, 1.02), title=title)
-    return (
-        f"When every look has a true share of {100 * share:.3g} %, the best of {count} independent looks at {questions} questions"
-        f" reaches {enough} right with probability {curve[count - 1]:.2g}, a single look with {curve[0]:.2g}."
-    )
+    return f"With a true share of {100 * share:.3g} %, {enough} right of {questions}: {curve[0]:.2g} in one look, {curve[count - 1]:.2g} in {count}."
 
 
-explore(
-    "true share of every look (%)", {f"{s}": s / 100 for s in range(65, 82, 2)}, frame, questions=(asked, 50, 500, 1319)
-)
+shares = {f"{s}": s / 100 for s in range(65, 82, 2)}
+explore("true share of every look (%)", shares, frame, questions=(asked, 50, 500, 1319))
 
 # %% [markdown]
 # ## Try it on yours
@@ -522,22 +494,19 @@ explore(
 # not suffice. Say how many looks there were, and what the source had read.
 
 # %%
-with torch.no_grad():
-    soft = trial(exam.states, exam.mask)  # yours
+soft = trial(exam.states, exam.mask).detach()  # yours
 bridged, without = (answer(pair.target, pair.target_words, tokens, exam, True).right for tokens in (soft, None))
-looked, n = run.looks, len(bridged)
-by_chance = best_of_looks(sum(without) / n, n, looked, sum(bridged))
-print(f"McNemar's p {mcnemar(bridged, without):.2g}; by chance {by_chance:.2g}, at most, as the best of {looked} looks")
-print(f"solutions in the source's texts: {leak_check(read, solutions):.0%}")
+by_chance = best_of_looks(sum(without) / len(bridged), len(bridged), run.looks, sum(bridged))
+print(
+    f"McNemar's p {mcnemar(bridged, without):.2g}; by chance {by_chance:.2g}, at most, as the best of {run.looks} looks"
+)
 bridge_quality(soft, pair.target, *exam.visible, pair.target_words)
 
 # %% [markdown]
 # ## Provenance
 
 # %% tags=["remove-input"]
-run.measure(
-    **dict(rows),
-    **{f"{name} over target alone": study.mean(*gain) for name, gain in GAINS.items() if name in (LEAK, UNTRAINED)},
-    **{f"probability of the peak: {name}": value for name, value in chance.items()},
-)
+measured = {f"{name} over target alone": study.mean(*gain) for name, gain in GAINS.items()}
+measured |= {"bridged over shuffled source": shuffle, "bridged over constant source (information)": information}
+run.measure(**measured, **{f"probability of the peak: {name}": value for name, value in chance.items()})
 run.close()

@@ -41,6 +41,7 @@ from torch.nn.functional import layer_norm, one_hot
 run = begin(
     "layers_and_tokens",
     globals(),
+    hosts=("source", "target"),
     #      quick, full
     seeds=(2, 12),
     rest=((), None),  # of the arms that a quick page does not train itself; None for all
@@ -391,10 +392,10 @@ plt.show()
 # %% tags=["hide-input"]
 restored = mean_interval(list(curves[QUIETER].loc[MORE] - curves[AS_IS].loc[MORE]))
 lost = mean_interval(list(curves[AS_IS].loc[FEWER] - curves[QUIETER].loc[MORE]))
-heard = (f"in {b} {mean_interval(list(curves[b].loc[n]))} % behind {n}" for b in BLOCKS for n in (FEWER, MORE))
+heard = (f"{mean_interval(list(curves[b].loc[n]))} % in {b} where they are {n}" for b in BLOCKS for n in (FEWER, MORE))
 Markdown(
-    f"The soft tokens take {', '.join(heard)}. Of the solutions, {MORE} tokens that weigh as {FEWER} bring back {restored}"
-    f" points over the same as they are; {FEWER} are ahead of them by {lost}."
+    f"The soft tokens take {'; '.join(heard)}. {MORE} of them that weigh as {FEWER} bring back {restored} points of the"
+    f" solutions; from there to {FEWER} tokens the difference is {lost}."
 )
 
 # %% [markdown]

@@ -121,7 +121,13 @@ class Run(provenance.Run):
 
 
 def begin(
-    chapter: str, given: Mapping[str, Any], *, least: int = 2, profiles: Sequence[str] = PROFILES, **sizes: Any
+    chapter: str,
+    given: Mapping[str, Any],
+    *,
+    least: int = 2,
+    profiles: Sequence[str] = PROFILES,
+    hosts: Sequence[str] = (),
+    **sizes: Any,
 ) -> Run:
     """Check a chapter's parameters before anything runs, and set figures, threads and progress bars.
 
@@ -130,6 +136,8 @@ def begin(
         given: its globals, which hold its parameters.
         least: the fewest seeds from which it can say anything.
         profiles: their names, where the chapter has more than two.
+        hosts: small hosts that no bench of its source names, such as `source` (for every seed) or `t5-0`: the workflow's
+            graph reads them here, to make them first.
         sizes: each a value for each profile, or one value for all; `seeds` is one of them.
 
     Raises:

@@ -68,8 +68,9 @@ def asked_files(script: Path) -> list[str]:
 def asked_hosts(script: Path, profile: str) -> list[str]:
     """The small hosts that a chapter's seeds need, as the cache names them without the size, such as `t5-0`.
 
-    Read from its calls of `translation.bench(...)` and `answering.bench(...)`, and of `small_host` and `small_solver`
-    with a seed written out; the number of seeds from `begin(...)`. What is not seen here the chapter makes by itself.
+    Read from its calls of `translation.bench(...)` and `answering.bench(...)`, from every `target="..."`, and from what
+    `begin(..., hosts=...)` names beside; the number of seeds from `begin(...)`. What is not seen here the chapter makes
+    by itself.
     """
     count, hosts = 0, set()
     families: set[str] = set()
@@ -78,16 +79,17 @@ def asked_hosts(script: Path, profile: str) -> list[str]:
         match call.func:
             case ast.Name(id="begin"):
                 seeds = given.get("seeds")
+                named = set(given.get("hosts") or ())  # type: ignore[call-overload]
+                hosts |= {name for name in named if "-" in name}
+                families |= {name for name in named if "-" not in name}
                 count = seeds[profile != "quick"] if isinstance(seeds, tuple) else int(seeds or 0)  # type: ignore[call-overload]
             case ast.Attribute(value=ast.Name(id="translation"), attr="bench"):
                 families |= set(given.get("hosts") or ("t5",))  # type: ignore[call-overload]
                 hosts |= {f"{given['encoder']}-0"} if given.get("encoder") else set()
             case ast.Attribute(value=ast.Name(id="answering"), attr="bench"):
                 families |= {"source", str(given.get("target") or "target")}
-            case ast.Name(id="small_host" | "small_solver"):
-                seed = given.get("seed", _value(call.args[1]) if len(call.args) > 1 else 0)
-                if isinstance(seed, int):
-                    hosts.add(f"{_value(call.args[0])}-{seed}")
+        if isinstance(given.get("target"), str):
+            families.add(str(given["target"]))
     return sorted(hosts | {f"{family}-{seed}" for family in families for seed in range(count)})
 
 
