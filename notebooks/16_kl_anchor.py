@@ -69,7 +69,7 @@ for axes, (name, values) in zip(figure(columns=4, height=2.6), log["after the fi
     axes.plot(steps[:on], values[:on], "o", color=ORANGE, mfc="white", ms=4)
     axes.axhline(log["target alone (%)"], color="black", lw=0.8, ls=":")
     axes.set_title(name, fontsize=9)
-    axes.set(ylim=(0, 100), xlabel="training steps", ylabel="" if rows else "accuracy (%)")
+    axes.set(ylim=(0, 100), xlim=(0, 3700), xlabel="training steps", ylabel="" if rows else "accuracy (%)")
     rows.append((name, on_after[name], steps[values.index(max(values))], max(values), values[-1]))
 plt.show()
 
@@ -303,7 +303,7 @@ for axes, (stage, title) in zip(panels, STAGES.items(), strict=True):
         seen = [geometric(stage, tokens[k], times=times) for k in pulled]
         draw_intervals(axes, pulled, seen, fmt=mark, color=colour, capsize=2, ms=4, label=name)
         axes.plot([k for k in tokens if k not in pulled], [1.5e-5] * (TOKENS - len(pulled)), "x", color=colour)
-    axes.set(title=title, xlabel="soft token", xticks=range(1, TOKENS + 1), yscale="log", ylim=(1e-5, None))
+    axes.set(title=title, xlabel="soft token", xticks=range(1, TOKENS + 1), yscale="log", ylim=(1e-5, 10))
 panels[0].set_ylabel(f"gradient norm, penalties × {WEIGHT}")
 panels[0].figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
 plt.show()
