@@ -4,8 +4,8 @@
 # When the first connectors failed, the log replaced them by a Flamingo-style resampler: 64 learned latents that attend to
 # the sentence vector, in two layers with residuals. More tokens, more depth, more capacity. The score did not move. This
 # chapter asks what latents can do when there is a single vector to attend to, and finds that they have nothing to choose:
-# every latent reads the same, queries and keys get no gradient at all, and neither more latents nor more layers translate
-# better.
+# every latent reads the same, queries and keys get no gradient at all, and more latents or more layers gain next to
+# nothing.
 
 # %% tags=["parameters"]
 profile = "quick"  # quick | full
@@ -359,13 +359,13 @@ print(run.verdict_lines())
 #
 # A resampler with one key is a narrow thing: one linear reading of the vector, added to every latent, then the same
 # feed-forward for all of them. Its tokens differ, but mostly in what they are without any sentence. Residuals do let
-# gradients reach the first layer, and without them the first layer is cut off altogether; it makes no difference to the
-# loss, because a second reading of one key is the first reading again.
+# gradients reach the first layer, and without them the first layer is cut off altogether; it makes next to no
+# difference to the loss, because a second reading of one key is the first reading again.
 #
 # Does that narrowness limit translation? It would be easy to say so, for an MLP that gives each token a map of its own is
-# better here. But {numref}`fig-latents-rank` does not make rank the cause of low BLEU: a single linear token, which can
-# have no rank beyond one, does what the resampler's sixteen do, and fifteen directions in the place of one buy little
-# beside what [scale and rate](collapse.ipynb) buy.
+# better here, and says more different sentences. But {numref}`fig-latents-rank` does not make rank the cause of low BLEU:
+# a single linear token, which can have no rank beyond one, does what the resampler's sixteen do, and fifteen directions in
+# the place of one buy little beside what [scale and rate](collapse.ipynb) buy.
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "BLEU against the effective rank of the tokens after training, one dot for each trained translator; a single token counts as rank 1.", "name": "fig-latents-rank"}, "image": {"alt": "Scatter plot of BLEU against effective rank after training. Resamplers, projection and the MLP with one token stand in one column at a rank near one; the MLP with many tokens stands far to the right and a little higher."}}
 axes = figure(height=3)
@@ -381,8 +381,8 @@ plt.show()
 # %% tags=["hide-input"]
 gains = {arm: study.gain(arm, TWO, "bleu") for arm in PLAIN if arm in study}
 Markdown(
-    "Paired by seed, and beside the resampler of two layers: "
-    + ", ".join(f"{arm}, gains {gain} BLEU" for arm, gain in gains.items())
+    "Gains in BLEU over the resampler of two layers, paired by seed: "
+    + "; ".join(f"{arm.replace(', ', ' to ')}, {gain}" for arm, gain in gains.items())
     + "."
 )
 
