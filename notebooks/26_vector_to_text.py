@@ -19,69 +19,33 @@ epochs = 0  # 0 takes the settings' own number
 run_folder = ""  # where the training is kept; with your own data, give one
 
 # %% tags=["hide-input"]
-import tempfile
-from argparse import Namespace
-from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import replace
-from operator import attrgetter
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from bridges.jobs import commands
-from bridges.jobs import validation as reports
+from bridges.benches.pretrain import small_host
 from bridges.hosts.seq2seq import route_inputs
 from bridges.instruments.checkup import Generative, checkup
 from bridges.instruments.conditioning import conditioning_gap
-from bridges.tasks import instructions
+from bridges.jobs import validation
 from bridges.jobs.estimate import footprint
-from bridges.benches.pretrain import small_host
-from bridges.jobs.vector_to_text import NAMED, assemble, prepare, small
-from IPython.display import Markdown
-from matplotlib.figure import Figure
-from press import HOSTS
-from press.explorer import Explorer
-from press.figures import COLOURS, use_style
-from press.provenance import begin, refusing
+from bridges.jobs.vector_to_text import NAMED, THREAD, assemble
+from bridges.tasks import instructions
+from press.book import BLUE, HOSTS, ORANGE, Markdown, begin, explore, figure, plt
+from press.jobs import answered, command, losses, ready, settings_table
 from transformers import T5Config, T5ForConditionalGeneration
-from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
-SIZES = {
-    "quick": Namespace(epochs=2, seeds=1),
-    "full": Namespace(epochs=12, seeds=1),
-}
-asked = {"profile": profile, "seeds": 1, "device": device, "out": out}
-run = begin("vector_to_text", SIZES, **asked, least=1)
-torch.set_num_threads(1)
-disable_progress_bar()
-set_verbosity_error()
-use_style()
-scratch = tempfile.TemporaryDirectory()  # removed with the kernel
-here = Path(scratch.name)
-with refusing():
-    if config not in ("", *NAMED):
-        raise ValueError(f"no config {config!r}; choose from {', '.join(NAMED)}")
-    if features and not run_folder:
-        raise ValueError("a training of yours is to stay: give run_folder")
-    files = {"features": features, "manifest": manifest}
-    files |= {"val_features": val_features, "val_manifest": val_manifest}
-    given = {name: str(Path(f).resolve()) for name, f in files.items() if f}
-    given |= {"host": host} if host else {}
-    given |= {"epochs": epochs} if epochs else {}
-    typed = Namespace(thread="vector-to-text", config=config or None, **given)
-    settings = commands.settings(typed)
-    if not features:  # the small set
-        if run.profile == "full" and not host:
-            given["host"] = str(here / "host")
-            larger = small_host("t5", "full", HOSTS, run.device)
-            larger.save_pretrained(given["host"])
-            instructions.tokenizer().save_pretrained(given["host"])
-        own = replace(settings, epochs=run.size.epochs)
-        settings = replace(small(here / "data", HOSTS, own), **given)
-    folder = Path(run_folder).resolve() if run_folder else here / "run"
-    job = prepare(settings, folder, run.device)
+run = begin("vector_to_text", globals() | {"seeds": 1}, least=1, hosts=("t5-0",), seeds=1, epochs=(2, 12))
+
+
+def larger(folder: Path) -> None:
+    """The full profile's host, with its tokenizer."""
+    small_host("t5", "full", HOSTS, run.device).save_pretrained(folder)
+    instructions.tokenizer().save_pretrained(folder)
+
+
+training = ready(THREAD, run, globals(), {"host": larger})
+job, settings = training.job, training.job.settings
 
 # %% [markdown]
 # ## What goes in
@@ -105,25 +69,14 @@ print(f"{len(job.clips):,} clips to train on, {len(job.held_out):,} held out")
 # ## The log's settings
 #
 # `resampler-log` is what the log trained with a frozen sentence encoder. `encoder-log` is its later version, which runs
-# T5's encoder by hand; [the second chapter](encoder_bypass.ipynb) shows that the two compute the same. Bold is what
+# T5's encoder by hand; [the encoder bypass](encoder_bypass.ipynb) shows that the two compute the same. Bold is what
 # the log gives, the rest is this book's choice where the log says nothing. Without data of your own the profile sets the
 # epochs.
 
 # %% tags=["remove-input"]
-FROM_LOG = "batch_size learning_rate warmup_steps epochs host route connector.width"
-FROM_LOG += (
-    " connector.feed_forward connector.latents connector.depth connector.heads"
-)
-OTHERS = "schedule standardise longest held_out"
-lines = []
-for name in FROM_LOG.split() + OTHERS.split():
-    cells = {n: f"{attrgetter(name)(named)}" for n, named in NAMED.items()}
-    cells |= {"small": "one made here"} if name == "host" else {}
-    bold = "**" if name in FROM_LOG.split() else ""
-    own = [v if n == "small" else f"{bold}{v}{bold}" for n, v in cells.items()]
-    lines.append(f"| {name.replace('_', ' ')} | {' | '.join(own)} |")
-head = f"| setting | {' | '.join(NAMED)} |\n|---|{'---|' * len(NAMED)}\n"
-Markdown(head + "\n".join(lines))
+FROM_LOG = """batch_size learning_rate warmup_steps epochs host route
+    connector.width connector.feed_forward connector.latents connector.depth connector.heads"""
+settings_table(NAMED, FROM_LOG, "schedule standardise longest held_out", {("host", "small"): "one made here"})
 
 # %% [markdown]
 # The log's command line for the frozen encoder:
@@ -143,11 +96,7 @@ OURS = """train vector-to-text --out runs/t5 --features features/train
     --manifest manifests/train.tsv --val-features features/val --val-manifest manifests/val.tsv
     --host t5-small --freeze-encoder --epochs 30 --batch-size 16 --learning-rate 5e-5
     --warmup-steps 500 --device cuda"""
-asked = commands.settings(commands.parser().parse_args(OURS.split()))
-files = {"features": "", "manifest": "", "val_features": "", "val_manifest": ""}
-assert replace(asked, **files) == NAMED["resampler-log"]
-told = OURS.replace("\n", " \\\n")
-Markdown(f"```\n.venv/bin/python -m bridges {told}\n```")
+command(OURS, NAMED["resampler-log"])
 
 # %% [markdown]
 # What is different:
@@ -175,7 +124,7 @@ print(job.estimate())
 
 
 # %%
-def at_log_size() -> tuple[torch.nn.Module, Callable[[], torch.Tensor]]:
+def at_log_size() -> tuple:
     """The log's module, and the loss of a batch."""
     named = NAMED["resampler-log"]
     t5_small = T5ForConditionalGeneration(T5Config(decoder_start_token_id=0))
@@ -201,18 +150,7 @@ print(f"{len(history.losses)} steps, best validation after {history.best}")
 labels = job.encode(job.held_out.sentences)
 gap = conditioning_gap(lambda v: job.loss(v, labels), job.held_out.vectors)
 without = job.validate() + gap
-figure, axes = plt.subplots()
-steps = range(1, len(history.losses) + 1)
-axes.plot(
-    steps, history.losses, "-", color=COLOURS["sky"], lw=0.9, label="training"
-)
-name = f"validation, {len(job.held_out)} clips"
-looks = list(history.validation), list(history.validation.values())
-axes.plot(*looks, "o-", color=COLOURS["orange"], label=name)
-axes.axhline(without, color="black", linewidth=0.9, linestyle=":")
-axes.text(steps[-1], 1.02 * without, "vectors exchanged", ha="right", va="bottom")
-axes.set(xlabel="training step", ylabel="loss (nats per token)", ylim=(0, None))
-axes.legend()
+losses(figure(height=3.6), history, f"{len(job.held_out)} clips", {"vectors exchanged": without})
 plt.show()
 
 # %% [markdown]
@@ -222,7 +160,7 @@ plt.show()
 # ## The report
 
 # %%
-report = reports.vector_to_text(job)
+report = validation.vector_to_text(job)
 report
 
 # %% tags=["remove-input"]
@@ -254,9 +192,7 @@ found = checkup(
     Generative(
         job.module.connector,
         job.held_out.vectors[some].to(run.device),
-        lambda tokens, rows: (
-            t5(**route_inputs(t5, tokens, settings.route), labels=ids[rows]).loss
-        ),
+        lambda tokens, rows: t5(**route_inputs(t5, tokens, settings.route), labels=ids[rows]).loss,
         labels=ids,
         embeddings=t5.get_input_embeddings().weight,
         losses=history.losses,
@@ -275,27 +211,7 @@ found
 
 # %%
 brief = {"features": settings.val_features, "manifest": settings.val_manifest}
-brief = replace(settings, **brief, epochs=1, every=3)
-difference = None
-if not features:
-    through = prepare(brief, here / "through", run.device).train()
-    broken = prepare(brief, here / "broken", run.device)
-    whole = broken.batch_loss
-
-    def ended(rows: torch.Tensor) -> torch.Tensor:
-        """The loss, until the process is ended."""
-        if broken.step == 4:
-            raise KeyboardInterrupt
-        return whole(rows)
-
-    broken.batch_loss = ended
-    with suppress(KeyboardInterrupt):
-        broken.train()
-    print(f"broken off in step {broken.step + 1} of {broken.fit.steps}")
-    again = prepare(brief, here / "broken", run.device).train()
-    both = zip(through.losses, again.losses, strict=True)
-    difference = max(abs(a - b) for a, b in both)
-    print(f"largest difference of {len(again.losses)} losses: {difference:.3g}")
+difference = training.resumed(**brief, epochs=1, every=3)
 
 # %% [markdown]
 # ## On more than one machine
@@ -313,13 +229,8 @@ if not features:
 # ## Does it hold?
 
 # %% tags=["nbval-check-output", "keep_output", "remove-input"]
-print(
-    f"BLEU above the floors of saying nothing: {'yes' if low > nothing else 'no'}"
-)
-print(f"loss lower with a clip's own vector: {'yes' if gap > 0.1 else 'no'}")
-if difference is not None:
-    print(f"resumed to the same losses: {'yes' if difference < 1e-5 else 'no'}")
-print(f"check-up: {found.headline}")
+checks = {"BLEU above the floors of saying nothing": low > nothing, "loss lower with a clip's own vector": gap > 0.1}
+print(answered(checks, difference, found))
 
 # %% [markdown]
 # ## Tweak it
@@ -338,31 +249,24 @@ first, second = (job.held_out.sentences[row] for row in pair)
 said = job.translate(mixed)
 
 
-def frame(position: int) -> tuple[Figure, str]:
+def frame(axes, position: int) -> str:
     """The losses of both sentences, with one mixture marked."""
-    figure = Figure(figsize=(7.2, 3.6))
-    axes = figure.subplots()
-    for name, own, style in zip(
-        ("first", "second"), along, ("-", "--"), strict=True
-    ):
-        colour = COLOURS["blue" if name == "first" else "orange"]
+    for name, own, style, colour in (("first", along[0], "-", BLUE), ("second", along[1], "--", ORANGE)):
         axes.plot(SHARES, own, style, color=colour, label=f"{name} sentence")
         axes.plot(SHARES[position], own[position], "o", color=colour, ms=8)
-    axes.set(xlabel="share of the second clip's vector (%)", ylim=(0, None))
-    axes.set_ylabel("loss (nats per token)")
-    figure.legend(loc="outside lower center", ncols=2)
-    lines = {"first": first, "second": second, "said": said[position]}
-    title = "\n".join(f"{name}: {line[:90]}" for name, line in lines.items())
-    figure.suptitle(title, fontsize=9.5)
-    losses = " and ".join(f"{own[position]:.2f}" for own in along)
-    return figure, (
+    axes.set(xlabel="share of the second clip's vector (%)", ylabel="loss (nats per token)", ylim=(0, None))
+    axes.figure.legend(loc="outside lower center", ncols=2)
+    spoken = {"first": first, "second": second, "said": said[position]}
+    told = [f"{name}: {line[:90]}" for name, line in spoken.items()]
+    axes.set_title("\n".join(told), fontsize=9.5)
+    return (
         f"Losses of both sentences against the share of the second clip's vector; at {SHARES[position]} %:"
-        f" {losses} nats per token. {'. '.join(title.splitlines())}."
+        f" {' and '.join(f'{own[position]:.2f}' for own in along)} nats per token. {'. '.join(told)}."
     )
 
 
 positions = {str(share): i for i, share in enumerate(SHARES)}
-Explorer("share of the second clip's vector (%)", positions, frame)
+explore("share of the second clip's vector (%)", positions, frame, height=3.8)
 
 # %% [markdown]
 # The next chapter does the same for [image–text pairs](image_text.ipynb).

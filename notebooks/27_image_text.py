@@ -12,73 +12,34 @@ out = ""  # where the record goes, a .json file
 pairs = ""  # your own: a folder with captions.tsv and images, or with features
 clip = ""  # the CLIP that reads the images, a folder or a hub name
 text = ""  # a sentence encoder for the captions; else CLIP's own text tower
-config = (
-    ""  # named settings; by default the log's perceiver for your data, else small
-)
+config = ""  # named settings; by default the log's perceiver for your data, else small
 epochs = 0  # 0 takes the settings' own number
 run_folder = ""  # where the training is kept; with your own data, give one
 
 # %% tags=["hide-input"]
-import shlex
-import tempfile
-from argparse import Namespace
-from contextlib import suppress
-from dataclasses import replace
 from functools import partial
-from operator import attrgetter
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import torch
-from bridges.jobs import commands
-from bridges.jobs import validation as reports
 from bridges.hosts.contrastive import ContrastiveBridge
 from bridges.instruments.chance import mean_chance_loss
 from bridges.instruments.checkup import Contrastive, checkup
 from bridges.instruments.retrieval import recall
 from bridges.instruments.uncertainty import Estimate, wilson
-from bridges.tasks.pairs import CAPTIONS
+from bridges.jobs import validation
 from bridges.jobs.estimate import footprint, size
-from bridges.jobs.image_text import NAMED, Settings, prepare, shape, small
+from bridges.jobs.image_text import NAMED, THREAD, Settings, shape
+from bridges.tasks.pairs import CAPTIONS
 from bridges.training.losses import CLIP_WEIGHT, MRL_WEIGHT, alignment_loss
-from IPython.display import Markdown
-from matplotlib.figure import Figure
-from press import HOSTS
-from press.explorer import Explorer
-from press.figures import COLOURS, draw_intervals, use_style
-from press.provenance import begin, refusing
+from press.book import BLUE, GREEN, ORANGE, Markdown, begin, explore, figure, plt, table
+from press.figures import draw_intervals
+from press.jobs import answered, command, losses, ready, settings_table
 from torch.nn.functional import normalize
 from transformers import CLIPConfig, CLIPModel
-from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
-SIZES = {
-    "quick": Namespace(epochs=12, seeds=1),
-    "full": Namespace(epochs=40, seeds=1),
-}
-asked = {"profile": profile, "seeds": 1, "device": device, "out": out}
-run = begin("image_text", SIZES, **asked, least=1)
-torch.set_num_threads(1)
-disable_progress_bar()
-set_verbosity_error()
-use_style()
-scratch = tempfile.TemporaryDirectory()  # removed with the kernel
-here = Path(scratch.name)
-with refusing():
-    if config not in ("", *NAMED):
-        raise ValueError(f"no config {config!r}; choose from {', '.join(NAMED)}")
-    if pairs and not run_folder:
-        raise ValueError("a training of yours is to stay: give run_folder")
-    given = {"pairs": str(Path(pairs).resolve())} if pairs else {}
-    towers = {"clip": clip, "text": text}
-    given |= {tower: name for tower, name in towers.items() if name}
-    given |= {"epochs": epochs} if epochs else {}
-    typed = Namespace(thread="image-text", config=config or None, **given)
-    settings = commands.settings(typed)
-    if not pairs:  # the small set
-        own = replace(settings, epochs=run.size.epochs)
-        settings = replace(small(here / "data", HOSTS, own), **given)
-    folder = Path(run_folder).resolve() if run_folder else here / "run"
-    job = prepare(settings, folder, run.device)
+run = begin("image_text", globals() | {"seeds": 1}, least=1, seeds=1, epochs=(12, 40))
+training = ready(THREAD, run, globals())
+job, settings = training.job, training.job.settings
 
 # %% [markdown]
 # ## What goes in
@@ -92,9 +53,9 @@ first = job.seen.rows(torch.tensor([0]))
 print(f"patches of an image: {tuple(first.patches.shape[1:])}")
 print(f"text vector of a caption: {tuple(first.text.shape[1:])}")
 print(f"{len(job.known):,} pairs to train on, {len(job.held_out):,} held out")
-table = Path(settings.pairs, CAPTIONS)
-if table.is_file():
-    for line in table.read_text(encoding="utf-8-sig").split("\n")[:3]:
+captions = Path(settings.pairs, CAPTIONS)
+if captions.is_file():
+    for line in captions.read_text(encoding="utf-8-sig").split("\n")[:3]:
         print(line)
 
 # %% [markdown]
@@ -108,24 +69,13 @@ if table.is_file():
 # book's choice where the log says nothing. Without data of your own the profile sets the epochs.
 
 # %% tags=["remove-input"]
-FROM_LOG = "batch_size learning_rate epochs clip text connector pooling width"
-FROM_LOG += (
-    " resampler.width resampler.latents resampler.depth resampler.latent_std"
-)
+FROM_LOG = """batch_size learning_rate epochs clip text connector pooling width
+    resampler.width resampler.latents resampler.depth resampler.latent_std"""
 OTHERS = "prefixes warmup_steps schedule held_out resampler.heads"
-rows = []
-for name in FROM_LOG.split() + OTHERS.split():
-    cells = {n: f"{attrgetter(name)(named)}" for n, named in NAMED.items()}
-    cells = {n: v or "CLIP's own tower" for n, v in cells.items()}
-    cells |= {"small": "one made here"} if name == "clip" else {}
-    if name.startswith("resampler."):  # the direct projector has none
-        cells["alignment-log direct"] = "–"
-    bold = "**" if name in FROM_LOG.split() else ""
-    plain = {"small": cells["small"], "alignment-log direct": "–"}
-    own = [v if plain.get(n) == v else f"{bold}{v}{bold}" for n, v in cells.items()]
-    rows.append(f"| {name.replace('_', ' ')} | {' | '.join(own)} |")
-head = f"| setting | {' | '.join(NAMED)} |\n|---|{'---|' * len(NAMED)}\n"
-Markdown(head + "\n".join(rows))
+resampler = [name for name in f"{FROM_LOG} {OTHERS}".split() if name.startswith("resampler.")]
+plain = {(name, "alignment-log direct"): "–" for name in resampler}  # the direct projector has none
+plain["clip", "small"] = "one made here"
+settings_table(NAMED, FROM_LOG, OTHERS, plain, empty="CLIP's own tower")
 
 # %% [markdown]
 # The log shows no command line. This book's, which asks for the log's working model and nothing else (checked):
@@ -133,10 +83,7 @@ Markdown(head + "\n".join(rows))
 # %% tags=["remove-input"]
 OURS = """train image-text --out runs/direct --pairs pairs --config 'alignment-log direct'
     --clip openai/clip-vit-large-patch14-336 --text sentence-transformers/all-mpnet-base-v2"""
-asked = commands.settings(commands.parser().parse_args(shlex.split(OURS)))
-assert replace(asked, pairs="") == NAMED["alignment-log direct"]
-told = OURS.replace("\n", " \\\n")
-Markdown(f"```\n.venv/bin/python -m bridges {told}\n```")
+command(OURS, NAMED["alignment-log direct"])
 
 # %% [markdown]
 # What is different:
@@ -160,12 +107,8 @@ print(job.estimate())
 # CLIP on the GPU beside the step. Nothing is allocated or downloaded.
 
 # %%
-TOWER = {
-    "num_hidden_layers": 24,
-    "num_attention_heads": 16,
-    "intermediate_size": 4096,
-}
-TOWER |= {"hidden_size": 1024, "image_size": 336, "patch_size": 14}
+TOWER = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
+TOWER |= {"image_size": 336, "patch_size": 14}
 SAYS = {"hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12}
 LARGE_CLIP = CLIPConfig(text_config=SAYS, vision_config=TOWER, projection_dim=768)
 PATCHES, PATCH_WIDTH, TEXT_WIDTH = 577, 1024, 768
@@ -190,18 +133,16 @@ def at_log_size(named: Settings, towers: bool) -> tuple:
 
 
 sizes = {
-    name: [
-        footprint(partial(at_log_size, NAMED[name], own)) for own in (False, True)
-    ]
+    name: [footprint(partial(at_log_size, NAMED[name], towers)) for towers in (False, True)]
     for name in ("alignment-log perceiver", "alignment-log direct")
 }
-Markdown(
-    "| | batch | trained parameters | peak, features on disk | peak, with CLIP |\n|---|--:|--:|--:|--:|\n"
-    + "\n".join(
-        f"| {name} | {NAMED[name].batch_size} | {without.trained_parameters:,} | {size(without.peak)} | {size(beside.peak)} |"
-        for name, (without, beside) in sizes.items()
-    )
-    + f"\n\nThe features of an image take {size(4 * PATCHES * PATCH_WIDTH)} of disk and memory."
+table(
+    " | batch | trained parameters | peak, features on disk | peak, with CLIP",
+    (
+        (name, NAMED[name].batch_size, own.trained_parameters, size(own.peak), size(beside.peak))
+        for name, (own, beside) in sizes.items()
+    ),
+    f"The features of an image take {size(4 * PATCHES * PATCH_WIDTH)} of disk and memory.",
 )
 
 # %% [markdown]
@@ -214,17 +155,9 @@ print(f"{len(history.losses)} steps, best validation after {history.best}")
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Training loss of every step, with one prefix sampled in each, and validation loss on the held-out pairs, the mean over all prefixes. Dotted: the loss of a bridge that tells no pair from another: 1.25 ln(batch) for training, and its mean over the batches of the held-out pairs, of which the last may be short. One bridge (n = 1); the legend gives the number of pairs.", "name": "fig-pairs-curve"}, "image": {"alt": "Loss in nats against the training step. The training loss starts above its dotted chance line, the validation loss just below its own. Both fall and flatten; the training loss is noisy, and the validation loss runs along its lower edge."}}
 weight = CLIP_WEIGHT + MRL_WEIGHT
 chance = weight * mean_chance_loss(len(job.held_out), settings.batch_size)
-figure, axes = plt.subplots()
-done = range(1, len(history.losses) + 1)
-axes.plot(done, history.losses, "-", color=COLOURS["sky"], lw=0.9, label="training")
-name = f"validation, {len(job.held_out)} pairs"
-looks = list(history.validation), list(history.validation.values())
-axes.plot(*looks, "o-", color=COLOURS["orange"], label=name)
-lines = {"training": job.run.asked["chance"], "validation": chance}
-for name, line in lines.items():
-    axes.axhline(line, color="black", linewidth=0.9, linestyle=":")
-    axes.text(done[-1], line + 0.02, f"chance, {name}", ha="right", va="bottom")
-axes.set(xlabel="training step", ylabel="loss (nats)", ylim=(0, None))
+at = {"chance, training": job.run.asked["chance"], "chance, validation": chance}
+axes = figure(height=3.6)
+losses(axes, history, f"{len(job.held_out)} pairs", at, ylabel="loss (nats)")
 axes.legend(loc="center right")
 plt.show()
 
@@ -235,7 +168,7 @@ plt.show()
 # ## The report
 
 # %%
-report = reports.image_text(job)
+report = validation.image_text(job)
 report
 
 # %% tags=["remove-input"]
@@ -280,27 +213,7 @@ found
 # the cell is passed over: it would encode them twice more.
 
 # %%
-brief = replace(settings, epochs=1, every=10)
-difference = None
-if not pairs:
-    through = prepare(brief, here / "through", run.device).train()
-    broken = prepare(brief, here / "broken", run.device)
-    whole = broken.batch_loss
-
-    def ended(rows: torch.Tensor) -> torch.Tensor:
-        """The loss, until the process is ended."""
-        if broken.step == 13:
-            raise KeyboardInterrupt
-        return whole(rows)
-
-    broken.batch_loss = ended
-    with suppress(KeyboardInterrupt):
-        broken.train()
-    print(f"broken off in step {broken.step + 1} of {broken.fit.steps}")
-    again = prepare(brief, here / "broken", run.device).train()
-    both = zip(through.losses, again.losses, strict=True)
-    difference = max(abs(a - b) for a, b in both)
-    print(f"largest difference of {len(again.losses)} losses: {difference:.3g}")
+difference = training.resumed(epochs=1, every=10)
 
 # %% [markdown]
 # ## On more than one machine
@@ -313,13 +226,11 @@ if not pairs:
 # ## Does it hold?
 
 # %% tags=["nbval-check-output", "keep_output", "remove-input"]
-every = all(own.low > 100 / count for own in found_first.values())
-print(f"R@1 above chance by every prefix: {'yes' if every else 'no'}")
-below = job.validate() < chance
-print(f"held-out loss below its chance line: {'yes' if below else 'no'}")
-if difference is not None:
-    print(f"resumed to the same losses: {'yes' if difference < 1e-5 else 'no'}")
-print(f"check-up: {found.headline}")
+checks = {
+    "R@1 above chance by every prefix": all(own.low > 100 / count for own in found_first.values()),
+    "held-out loss below its chance line": job.validate() < chance,
+}
+print(answered(checks, difference, found))
 
 # %% [markdown]
 # ## Tweak it
@@ -340,30 +251,26 @@ for width in PREFIXES:
     found_by[width] = {k: share(percent) for k, percent in at.items()}
 
 
-def frame(width: int) -> tuple[Figure, str]:
+def frame(axes, width: int) -> str:
     """Recall against the prefix, with one prefix marked."""
-    figure = Figure(figsize=(7.2, 3.8))
-    axes = figure.subplots()
-    looks = {1: ("blue", "-"), 5: ("orange", "--"), 10: ("green", "-.")}
-    for k, (colour, style) in looks.items():
-        look = {"color": COLOURS[colour], "label": f"R@{k}"}
+    for k, colour, style in ((1, BLUE, "-"), (5, ORANGE, "--"), (10, GREEN, "-.")):
         values = [found_by[w][k] for w in PREFIXES]
-        draw_intervals(axes, PREFIXES, values, fmt=style, capsize=2, **look)
-        axes.plot(width, found_by[width][k].mean, "o", color=COLOURS[colour], ms=9)
-        axes.axhline(100 * k / count, color=COLOURS[colour], lw=0.9, ls=":")
+        draw_intervals(axes, PREFIXES, values, fmt=style, capsize=2, color=colour, label=f"R@{k}")
+        axes.plot(width, found_by[width][k].mean, "o", color=colour, ms=9)
+        axes.axhline(100 * k / count, color=colour, lw=0.9, ls=":")
     axes.set_xscale("log", base=2)
     axes.set_xticks(settings.prefixes, settings.prefixes)
     axes.set(xlabel="coordinates kept (labelled: trained prefixes)", ylim=(0, 102))
     axes.set(ylabel=f"{DIRECTION}, R@k (%)", title=f"{width} coordinates")
-    figure.legend(loc="outside right upper")
+    axes.figure.legend(loc="outside right upper")
     heard = "; ".join(f"R@{k} {own} %" for k, own in found_by[width].items())
-    return figure, (
+    return (
         f"Recall {DIRECTION} against the coordinates kept, marked at {width}: {heard};"
         f" 95 % Wilson intervals over {count} pairs. Dotted: chance."
     )
 
 
-Explorer("coordinates kept", {str(width): width for width in PREFIXES}, frame)
+explore("coordinates kept", {str(width): width for width in PREFIXES}, frame, height=3.8)
 
 # %% [markdown]
 # The next chapter does the same from [one language model to another](llm_to_llm.ipynb).

@@ -27,7 +27,7 @@ from transformers.utils import logging as transformers_logging
 from press import BUILD, HOSTS, ROOT, PressError, evidence, ledger, provenance
 from press.chapter import parameters_of, script_of
 from press.claims import Claim, load_claims
-from press.data import recorded, reference
+from press.data import example, recorded, reference
 from press.explorer import explore
 from press.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, dots, figure, lines, use_style
 from press.imports import lib_files, syntax_digest
@@ -36,8 +36,8 @@ from press.source import show_source
 from press.tables import table
 
 __all__ = [
-    "BLUE", "GREEN", "GREY", "HOSTS", "ORANGE", "PURPLE", "Markdown", "begin", "claims", "dots", "explore", "figure",
-    "lines", "plt", "recorded", "reference", "refusing", "show_source", "table",
+    "BLUE", "GREEN", "GREY", "HOSTS", "ORANGE", "PURPLE", "Markdown", "begin", "claims", "dots", "example", "explore",
+    "figure", "lines", "plt", "recorded", "reference", "refusing", "show_source", "table",
 ]  # fmt: skip
 PROFILES = ("quick", "full")
 STUDIES = BUILD / "studies"
@@ -136,8 +136,8 @@ def begin(
         given: its globals, which hold its parameters.
         least: the fewest seeds from which it can say anything.
         profiles: their names, where the chapter has more than two.
-        hosts: small hosts that no bench of its source names, such as `source` (for every seed) or `t5-0`: the workflow's
-            graph reads them here, to make them first.
+        hosts: small hosts that no bench of its source names, such as `source` (for every seed) or `t5-0`: the
+            workflow reads them here, to make them first.
         sizes: each a value for each profile, or one value for all; `seeds` is one of them.
 
     Raises:

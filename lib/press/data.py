@@ -1,6 +1,7 @@
 """The logs' recorded figures, kept as data with their source."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -8,6 +9,7 @@ import yaml
 from press import REFERENCE, ROOT, PressError
 
 RECORDED = ROOT / "book" / "recorded"
+EXAMPLES = ROOT / "book" / "examples"
 
 
 def recorded(name: str) -> dict[str, Any]:
@@ -35,3 +37,16 @@ def reference(chapter: str, profile: str) -> dict[str, Any]:
             f"{path.relative_to(ROOT)} is not there: run the chapter with -p profile {profile}, keep its record"
         )
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def example(name: str) -> Path:
+    """A file of `book/examples`.
+
+    Raises:
+        PressError: when there is no such file, naming those there are.
+    """
+    path = EXAMPLES / name
+    if not path.is_file():
+        there = ", ".join(sorted(p.name for p in EXAMPLES.glob("*.py")))
+        raise PressError(f"no example named {name!r}; there are {there}")
+    return path
