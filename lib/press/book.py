@@ -270,10 +270,12 @@ def _top_up(
     """Bring the rows of record up to `wanted` seeds, in batches of as many as this run has, its own first."""
     evidence.prune(path, digests)
     size = len(seeds) or run.seeds
+    elsewhere = []
     for start in range(0, max(wanted, size), size):
         batch = list(range(start, start + size))
         release = evidence.claimed(path, batch)
         if release is None:
+            elsewhere.append(batch)
             continue  # another process is at it
         try:
             rows = evidence.read_rows(path)
@@ -292,6 +294,10 @@ def _top_up(
             print(f"{run.chapter}, {path.stem}: seeds {batch} in {seconds:.0f} s", flush=True)
         finally:
             release()
+    for batch in elsewhere:  # what follows in the chapter reads whole rows
+        done = evidence.claimed(path, batch, wait=True)
+        assert done
+        done()
 
 
 def engine(train: Callable[..., Any]) -> str:

@@ -163,14 +163,17 @@ def locked(path: Path) -> Iterator[None]:
         yield
 
 
-def claimed(path: Path, batch: Sequence[int]) -> Callable[[], None] | None:
-    """Claim a batch of seeds for this process; None where a living one has it. Call what is returned to let go."""
+def claimed(path: Path, batch: Sequence[int], wait: bool = False) -> Callable[[], None] | None:
+    """Claim a batch of seeds for this process; None where a living one has it, unless it is to be waited for.
+
+    Call what is returned to let go.
+    """
     name = f"{'-'.join(path.parts[-2:])}.{'-'.join(map(str, batch))}.claim"
     lock = BUILD / "locks" / name
     lock.parent.mkdir(parents=True, exist_ok=True)
     held = lock.open("a")
     try:
-        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(held, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:
         held.close()
         return None
