@@ -15,25 +15,17 @@ report = ""  # where the report goes, an .html file
 
 # %% tags=["hide-input"]
 import runpy
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from bridges.hosts.causal import answer_loss, until_end
-from bridges.instruments.checkup import (
-    Contrastive,
-    Generative,
-    blaming,
-    checkup,
-    read_bridge,
-)
+from bridges.instruments.checkup import Contrastive, Generative, blaming, checkup, read_bridge
 from bridges.instruments.generation import degeneration
 from bridges.instruments.leak import leak_check
 from bridges.instruments.padding import padding_shift
 from bridges.tasks.loss_log import read_losses
-from IPython.display import Markdown
-from press import ROOT
-from press.provenance import begin, refusing
+from press.book import Markdown, begin, example, refusing
 from torch import nn
 from torch.nn.functional import normalize
 from transformers import (
@@ -45,51 +37,22 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-
-@dataclass(frozen=True)
-class Size:
-    """What a profile means in this chapter."""
-
-    seeds: int = 1
-    steps: int = 150  # of the example's training
-
-
-run = begin(
-    "your_bridge",
-    {"quick": Size(), "full": Size()},
-    profile=profile,
-    seeds=0,
-    device="cpu",
-    out=out,
-    least=1,
-)
-torch.set_num_threads(1)
-EXAMPLE = ROOT / "book" / "examples" / "my_bridge.py"
-
-
-def load() -> Generative | Contrastive:
-    """The reader's bridge with its log, or the example."""
-    if report and not (report.endswith(".html") and Path(report).parent.is_dir()):
-        raise ValueError(
-            f"report is {report!r}; give a path that ends in .html, in a folder that is there"
-        )
-    if not bridge:
-        if losses:
-            raise ValueError(
-                "losses belong to a bridge: give bridge too; python -m bridges checkup --loss reads a log alone"
-            )
-        return read_bridge(EXAMPLE)
-    found = read_bridge(Path(bridge))
-    if losses:
-        found = replace(found, losses=read_losses(Path(losses)))
-    if batch_size and isinstance(found, Contrastive):
-        found = replace(found, batch=batch_size)
-    return found
-
-
+run = begin("your_bridge", globals() | {"seeds": 1, "device": "cpu"}, least=1, seeds=1, steps=150)
+EXAMPLE = example("my_bridge.py")
+mine = Path(bridge) if bridge else EXAMPLE
 with refusing():
-    checked = load()
-    with blaming(Path(bridge or EXAMPLE)):
+    if report and not (report.endswith(".html") and Path(report).parent.is_dir()):
+        raise ValueError(f"report is {report!r}; give a path that ends in .html, in a folder that is there")
+    if losses and not bridge:
+        raise ValueError(
+            "losses belong to a bridge: give bridge too; python -m bridges checkup --loss reads a log alone"
+        )
+    checked = read_bridge(mine)
+    if losses:
+        checked = replace(checked, losses=read_losses(Path(losses)))
+    if bridge and batch_size and isinstance(checked, Contrastive):
+        checked = replace(checked, batch=batch_size)
+    with blaming(mine):
         found = checkup(checked)
     if report:
         Path(report).write_text(found.html(), encoding="utf-8")
@@ -98,11 +61,8 @@ with refusing():
 # ## The report
 
 # %% tags=["remove-input"]
-Markdown(
-    f"Of `{Path(bridge or EXAMPLE).name}`"
-    + ("" if bridge else ", the book's example, in which nothing is trained")
-    + ":"
-)
+told = "" if bridge else ", the book's example, in which nothing is trained"
+Markdown(f"Of `{mine.name}`{told}:")
 
 # %%
 found
@@ -130,17 +90,17 @@ found
 # %%
 with refusing():
     made = runpy.run_path(str(EXAMPLE))
-example, connector = made["bridge"], made["bridge"].connector
+theirs, connector = made["bridge"], made["bridge"].connector
 optimizer = torch.optim.AdamW(connector.parameters(), lr=5e-3)
 log = []
-for _ in range(run.size.steps):
-    rows = torch.randint(len(example.inputs), (32,))
-    loss = example.loss(connector(example.inputs[rows]), rows)
+for _ in range(run.steps):
+    rows = torch.randint(len(theirs.inputs), (32,))
+    loss = theirs.loss(connector(theirs.inputs[rows]), rows)
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()
     log.append(loss.item())
-trained = replace(example, losses=log)
+trained = replace(theirs, losses=log)
 seen = checkup(trained)
 seen
 
@@ -150,10 +110,10 @@ seen
 # the same vectors:
 
 # %%
-table = torch.zeros(made["config"].vocab_size, example.inputs.shape[-1])
-table[example.labels] = example.inputs
-known = example.labels.unique()
-fresh_ids = known[torch.randint(len(known), example.labels.shape)]
+vectors = torch.zeros(made["config"].vocab_size, theirs.inputs.shape[-1])
+vectors[theirs.labels] = theirs.inputs
+known = theirs.labels.unique()
+fresh_ids = known[torch.randint(len(known), theirs.labels.shape)]
 
 
 def fresh_loss(tokens: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
@@ -161,7 +121,7 @@ def fresh_loss(tokens: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
     return made["host"](inputs_embeds=tokens, labels=fresh_ids[rows]).loss
 
 
-fresh = replace(trained, inputs=table[fresh_ids], labels=fresh_ids, loss=fresh_loss)
+fresh = replace(trained, inputs=vectors[fresh_ids], labels=fresh_ids, loss=fresh_loss)
 unseen = checkup(fresh)
 unseen
 
@@ -204,13 +164,9 @@ def t5_loss(tokens: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
     return t5(inputs_embeds=tokens, labels=sentences[rows]).loss
 
 
-said = t5.generate(
-    inputs_embeds=into_t5(vectors), max_new_tokens=8, do_sample=False
-)
-texts = {  # yours: batch_decode
-    "said": [str(ids) for ids in said.tolist()],
-    "wanted": [str(ids) for ids in sentences.tolist()],
-}
+said = t5.generate(inputs_embeds=into_t5(vectors), max_new_tokens=8, do_sample=False)
+# Yours: batch_decode
+texts = {name: [str(ids) for ids in told.tolist()] for name, told in {"said": said, "wanted": sentences}.items()}
 checkup(Generative(into_t5, vectors, t5_loss, sentences, t5.shared.weight, **texts))
 
 # %% [markdown]
@@ -284,6 +240,11 @@ def llama_loss(soft: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
     return answer_loss(llama(inputs_embeds=read).logits, answers[rows])
 
 
+# %% [markdown]
+# And what other instruments find of it, with the report of all:
+
+
+# %%
 def next_logits(ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """From which the next token is drawn, in the way that is to be tested."""
     return llama(input_ids=ids, attention_mask=mask).logits[:, -1]
@@ -298,10 +259,7 @@ evidence = {
     "padding": padding_shift(next_logits, prompts, PAD, "left"),
     "generations": degeneration(until_end(new, END), END, LONGEST),
 }
-inputs = states, mask
-checkup(
-    Generative(into_llama, inputs, llama_loss, answers, table.weight, **evidence)
-)
+checkup(Generative(into_llama, (states, mask), llama_loss, answers, table.weight, **evidence))
 
 # %% [markdown]
 # All three are untrained, and their hosts are too; the reports say what that looks like. In the first two the probe finds
