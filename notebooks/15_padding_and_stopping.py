@@ -107,7 +107,7 @@ def next_logits(model, given: bool, text: bool, ids, mask):
 prompts = [prompt(p.question, WORDS) for p in problems]  # every seed is asked the same
 GIVEN = {side: tuple(t.to(run.device) for t in encode(prompts, WORDS, side)) for side in ("left", "right")}
 SHORT = (GIVEN["right"][1] == 0).any(1).cpu()  # the rows that are padded
-few = [ids[there.bool()] for ids, there in zip(*GIVEN["left"], strict=True)][:60]
+few = [ids[there.bool()] for ids, there in zip(*GIVEN["left"], strict=True)]
 READ = {
     "column counted": ("left", False, False),
     "position ids from the mask": ("left", True, False),
@@ -179,8 +179,7 @@ table(
 # The same questions and the same weights, in batches padded on either side. The target alone gets token ids and their mask.
 # The bridged target gets embeddings: soft tokens, then the prompt with the question in sight. Its bridges were trained for
 # a few steps with the padding on the left; a visible question leaves them little to learn. Questions have one step or
-# two, so that there are two lengths, and only the shorter rows are padded: their share bounds what padding can cost here.
-# In real text nearly every row is padded.
+# two, so that only the shorter rows are padded: their share bounds the cost here. In real text nearly every row is padded.
 #
 # Why the side should matter is asked beside it. `generate` takes two things from the last column of the prompts: the logits
 # of the first new token, and the position from which it counts on. Greedy decoding by hand takes either from the last
@@ -333,8 +332,7 @@ stop |= run.study("end shown", endless.train, {SHOWN: recipe}, seeds=(), read=wa
 stop |= run.study("healthy", bench.train, {HEALTHY: masked}, seeds=(), read=ways)
 
 # %% [markdown]
-# The same generations go on in this way: the right answer is in many of them, and a reader who looks at the end sees
-# nonsense.
+# The same generations go on in this way: the right answer is in many, and who looks at the end sees nonsense.
 
 # %% tags=["hide-input"]
 said = [
@@ -351,12 +349,11 @@ table(
 )
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "The same bridges and weights under four ways of generating, marked in three ways: means over seeds with their 95 % interval.", "name": "fig-stopping-ways"}, "image": {"alt": "Four rows of points. As it comes and with the penalty, accuracy is highest at the first marker, far lower at the last number, and strict accuracy lies on zero. With a forced length strict accuracy comes a part of the way towards the first marker. With the end placed behind the answer all three marks coincide."}}
-SHOW = (PLAIN, "penalty 1.2", FORCED, RULE)
 axes = figure(height=3.3)
 for mark, colour, shape, nudge in (("first", BLUE, "o", -0.2), ("last", GREY, "s", 0.0), ("strict", ORANGE, "D", 0.2)):
     dots(
         axes,
-        {way: stop.mean(HIDDEN, f"{way}: {mark}") for way in SHOW},
+        {way: stop.mean(HIDDEN, f"{way}: {mark}") for way in (PLAIN, "penalty 1.2", FORCED, RULE)},
         colour=colour, mark=shape, nudge=nudge, legend=MARKS[mark], xlabel="accuracy (%)", xlim=(-3, 103),
     )  # fmt: skip
 axes.figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3)
@@ -447,7 +444,7 @@ table(
 #
 # ## Tweak it
 #
-# Force the end at a length. The bars show strict accuracy for questions of one step, of two, and of both together, the
+# Force the end at a length. The dots show strict accuracy for questions of one step, of two, and of both together, the
 # dotted line the accuracy at the first marker without any control, and below stands what one bridge then says. In a live
 # kernel, choose the bridge.
 

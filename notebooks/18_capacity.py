@@ -4,7 +4,8 @@
 # Of the log's four runs the one with the largest translator peaks highest, and the one with the smallest falls least.
 # The log reads this as the work of size and suspects 143 million parameters to be too many, though elsewhere it holds
 # that the trouble is optimisation and not capacity. This chapter counts what was built, part by part, then trains
-# translators of four sizes with the same compute and compares the largest with the smallest, seed by seed.
+# translators of four sizes with the same compute and compares the largest with the smallest, seed by seed. The two ends
+# come out alike, and for opposite reasons: a size between them ends far above both. None falls far.
 
 # %% tags=["parameters"]
 profile = "quick"  # quick | full
@@ -15,7 +16,7 @@ out = ""  # where the record goes, a .json file
 # %% tags=["hide-input"]
 from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import replace
+from dataclasses import astuple, replace
 
 import torch
 from bridges.benches import answering
@@ -265,18 +266,7 @@ table(
     "size | bottleneck | tokens | layers | heads | parameters | of the target's (%) | MFLOP a step |"
     " translator's share of it (%) | steps",
     (
-        (
-            n,
-            s.bottleneck,
-            s.tokens,
-            s.depth,
-            s.heads,
-            held,
-            100 * held / small_target,
-            whole / 1e6,
-            100 * own / whole,
-            STEPS[n],
-        )
+        (n, *astuple(s)[:4], held, 100 * held / small_target, whole / 1e6, 100 * own / whole, STEPS[n])
         for (n, s), (held, own, whole) in zip(SHAPES.items(), COSTS.values(), strict=True)
     ),
     f"A step has {run.batch} problems. The budget is {budget / 1e9:.0f} GFLOP a run.",
@@ -300,7 +290,7 @@ study |= run.study("between", bench.train, {n: ARMS[n] for n in MIDDLE}, seeds=(
 study |= run.study("other rates", bench.train, {n: ARMS[n] for n in (LOWER, HIGHER)}, seeds=(), looks=looks)
 SEEN = [arm for arm in ARMS if arm in study]
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "Bridged accuracy on the exam `report`, question hidden, by size; left against compute, equal for all at the end, right the same runs against training steps. Thick lines are means over seeds with their 95 % interval, thin ones runs. Dotted on the right: the largest's last step.", "name": "fig-capacity-sweep"}, "image": {"alt": "Two panels of rising lines. Against compute the four sizes rise to the end; against steps the largest stops first, and the smallest creeps up over several times as many steps."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Bridged accuracy on the exam `report`, question hidden, by size; left against compute, equal for all at the end, right the same runs against training steps. Thick lines are means over seeds with their 95 % interval, thin ones runs. Dotted on the right: the largest's last step.", "name": "fig-capacity-sweep"}, "image": {"alt": "Two panels of rising lines. Against compute the efficient size ends far above the others, the conservative one second, and the smallest and the largest lie together below. Against steps the two of middle size and the largest rise side by side at first; the largest stops first, and the smallest creeps up over several times as many steps."}}
 TINTS = {name: COLOURS[tint] for name, tint in zip(NAMES, ("blue", "sky", "amber", "orange"), strict=True)}
 left, right = figure(columns=2, height=3.7)
 grown = {name: study.curve(name, "report") for name in NAMES if name in study}
@@ -337,7 +327,7 @@ table(
 # that comes nearest to the largest's number of steps. Its learning rate is still high by that time, while the largest's
 # has come down to zero, which favours the largest.
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "Differences between the largest and the smallest translator within each seed: means and 95 % intervals, small dots the seeds of this page. The first three rows are at equal compute, the last at equal steps. Dotted: zero, and the criterion's 5 points, in the direction that the log claims.", "name": "fig-capacity-differences"}, "image": {"alt": "Four rows of means with intervals and the lines at zero and five points."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Differences between the largest and the smallest translator within each seed: means and 95 % intervals, small dots the seeds of this page. The first three rows are at equal compute, the last at equal steps. Dotted: zero, and the criterion's 5 points, in the direction that the log claims.", "name": "fig-capacity-differences"}, "image": {"alt": "Four rows of means with intervals. Those of the chosen and of the last look are wide, centred near zero, and reach across both lines. That of the drop is narrow and lies between the lines. That at equal steps lies to the right of zero, which its interval just touches."}}
 PAIRS = {
     "chosen look:\nlargest − smallest": (LARGEST, SMALLEST, chosen),
     "drop:\nlargest − smallest": (LARGEST, SMALLEST, drop("report")),
@@ -354,22 +344,14 @@ dots(
 plt.show()
 
 # %% tags=["hide-input"]
+OTHERS = [(m, end) for m in MIDDLE for end in (SMALLEST, LARGEST)] + [(LOWER, LARGEST), (HIGHER, SMALLEST)]
+SIDES = (chosen, "report", drop("report"), at_equal_steps)
 table(
     "paired within seeds | n | chosen look (points) | last look (points) | drop (points) | equal steps (points)",
     (
-        (
-            f"{a} over {b}",
-            len(study.seeds(a, b)),
-            *(study.gain(a, b, v) for v in (chosen, "report", drop("report"), at_equal_steps)),
-        )
-        for a, b in (
-            (LARGEST, SMALLEST),
-            *((LARGEST, m) for m in MIDDLE),
-            *((m, SMALLEST) for m in MIDDLE),
-            (LOWER, LARGEST),
-            (HIGHER, SMALLEST),
-        )
-        if a in study and b in study
+        (f"{a} over {b}", len(study.seeds(a, b)), *(study.gain(a, b, view) for view in SIDES))
+        for a, b in [(LARGEST, SMALLEST), *OTHERS]
+        if a in study
     ),
 )
 
@@ -397,15 +379,22 @@ print(run.verdict_lines())
 
 # %% tags=["hide-input"]
 ahead = study.values(LARGEST, "report") - study.values(SMALLEST, "report")
+larger, middle = COSTS[LARGEST][0] / COSTS[SMALLEST][0], MIDDLE[0]
+between = (
+    f" At equal compute the {middle} size ends {study.gain(middle, SMALLEST, 'report')} points above the smallest and"
+    f" {study.gain(middle, LARGEST, 'report')} above the largest. At equal steps it is level with the largest: the"
+    f" difference is {study.gain(middle, LARGEST, at_equal_steps)} points."
+)
 Markdown(
-    f"The largest ends higher than the smallest in {(ahead > 0).sum()} of {len(ahead)} seeds; it has"
-    f" {COSTS[LARGEST][0] / COSTS[SMALLEST][0]:.0f} times the parameters and took {STEPS[LARGEST]} steps, the smallest"
-    f" {STEPS[SMALLEST]}."
+    f"The largest ends higher than the smallest in {(ahead > 0).sum()} of {len(ahead)} seeds; it has {larger:.0f} times the"
+    f" parameters and took {STEPS[LARGEST]} steps, the smallest {STEPS[SMALLEST]}.{between if middle in study else ''}"
 )
 
 # %% [markdown]
-# At equal compute, accuracy may rise with size and fall again. A translator that is too small would learn little in
-# many steps, one that is too large would have too few steps.
+# At equal compute accuracy rises with size and falls again. A translator that is too small learns little in many steps,
+# one that is too large has too few of them; the largest is too large for this compute, and not for the task. A
+# comparison of two sizes, such as the claim asks for, cannot see a maximum that lies between them. Neither end gains
+# by the other rate that was tried.
 #
 # ### Falling
 
@@ -414,8 +403,8 @@ falls = {n: max(curves[n]) - curves[n][-1] for n in ("efficient", "high capacity
 passes = {n: STEPS[n] * run.batch / bench.taught for n in (LARGEST, SMALLEST)}
 Markdown(
     f"In the log the high-capacity run falls {falls['high capacity'] - falls['efficient']:.0f} points further than the"
-    f" efficient one. Between the ends of this sweep, whose sizes are {COSTS[LARGEST][0] / COSTS[SMALLEST][0]:.0f}-fold where"
-    f" those of the log are {MILLIONS['high capacity'] / MILLIONS['efficient']:.0f}-fold, it is"
+    f" efficient one. Between the ends of this sweep, whose sizes are {larger:.0f}-fold where those"
+    f" of the log are {MILLIONS['high capacity'] / MILLIONS['efficient']:.0f}-fold, it is"
     f" {study.gain(LARGEST, SMALLEST, drop('report'))} points, of a highest look of {study.mean(LARGEST, peak('report'))} %. The"
     f" largest has {COSTS[LARGEST][0] / small_target:.1f} times the parameters of the model that it speaks to; the log's,"
     f" {MILLIONS['high capacity'] / 1000 / billions:.3f} times. It sees {passes[LARGEST]:.2g} times as many problems"
@@ -423,7 +412,7 @@ Markdown(
 )
 
 # %% [markdown]
-# So a surplus of parameters brought about no large fall within these steps. A fall like the log's was hardly possible: a
+# So a surplus of parameters brings about no large fall within these steps. A fall like the log's was hardly possible: a
 # run that has not risen cannot fall far, the rate comes down to zero, and runs that see each problem of their pool so seldom
 # have little to memorise. [Peak and collapse](peak_and_collapse.ipynb) takes a pool that can be memorised, and looks
 # for what else makes a run fall.
