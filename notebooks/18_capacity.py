@@ -392,9 +392,9 @@ Markdown(
 
 # %% [markdown]
 # At equal compute accuracy rises with size and falls again. A translator that is too small learns little in many steps,
-# one that is too large has too few of them; the largest is too large for this compute, which is not yet too large for the task. A
-# comparison of two sizes, such as the claim asks for, cannot see a maximum that lies between them. Neither end gains
-# by the other rate that was tried.
+# one that is too large has too few of them; the largest is too large for this compute, which is not yet too large for
+# the task. A comparison of two sizes, such as the claim asks for, cannot see a maximum that lies between them. Neither
+# end gains by the other rate that was tried.
 #
 # ### Falling
 
