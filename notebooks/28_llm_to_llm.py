@@ -18,79 +18,35 @@ steps = 0  # 0 takes the settings' own number
 run_folder = ""  # where the training is kept; with your own data, give one
 
 # %% tags=["hide-input"]
-import tempfile
-from argparse import Namespace
-from contextlib import suppress
-from dataclasses import replace
 from functools import partial
-from operator import attrgetter
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import torch
-from bridges.jobs import commands
-from bridges.jobs import validation as reports
+from bridges.benches.pretrain import small_solver
 from bridges.hosts.causal import answer_loss, layer_states, read_logits
 from bridges.instruments.checkup import Generative, checkup
 from bridges.instruments.uncertainty import wilson
+from bridges.jobs import validation
+from bridges.jobs.estimate import footprint, size
+from bridges.jobs.llm_to_llm import LINES, NAMED, SMALL_SEED, THREAD, Settings, assemble, prompt
 from bridges.tasks import word_problems
 from bridges.tasks.gsm8k import last_number
-from bridges.jobs.estimate import footprint, size
-from bridges.jobs.llm_to_llm import (
-    LINES,
-    NAMED,
-    SMALL_SEED,
-    Settings,
-    assemble,
-    prepare,
-    prompt,
-    small,
-)
-from bridges.benches.pretrain import small_solver
-from IPython.display import Markdown
-from matplotlib.figure import Figure
-from press import HOSTS
-from press.explorer import Explorer
-from press.figures import COLOURS, draw_intervals, use_style
-from press.provenance import begin, refusing
+from press.book import BLUE, HOSTS, ORANGE, Markdown, begin, dots, explore, figure, plt, table
+from press.jobs import answered, command, losses, ready, settings_table
 from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig
-from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
-SIZES = {
-    "quick": Namespace(steps=240, every=60, seeds=1),
-    "full": Namespace(steps=800, every=100, seeds=1),
-}
-asked = {"profile": profile, "seeds": 1, "device": device, "out": out}
-run = begin("llm_to_llm", SIZES, **asked, least=1)
-torch.set_num_threads(1)
-disable_progress_bar()
-set_verbosity_error()
-use_style()
-scratch = tempfile.TemporaryDirectory()  # removed with the kernel
-here = Path(scratch.name)
-with refusing():
-    if config not in ("", *NAMED):
-        raise ValueError(f"no config {config!r}; choose from {', '.join(NAMED)}")
-    if train and not run_folder:
-        raise ValueError("a training of yours is to stay: give run_folder")
-    files = {"train": train, "test": test}
-    given = {name: str(Path(f).resolve()) for name, f in files.items() if f}
-    hosts = {"source": source, "target": target}
-    given |= {role: name for role, name in hosts.items() if name}
-    given |= {"steps": steps} if steps else {}
-    typed = Namespace(thread="llm-to-llm", config=config or None, **given)
-    settings = commands.settings(typed)
-    if not train:  # the small set
-        for role in hosts if run.profile == "full" else ():
-            if role not in given:
-                given[role] = str(here / role)
-                larger = small_solver(role, SMALL_SEED, "full", HOSTS, run.device)
-                larger.save_pretrained(given[role])
-                word_problems.tokenizer(role).save_pretrained(given[role])
-        own = replace(settings, steps=run.size.steps, every=run.size.every)
-        settings = replace(small(here / "data", HOSTS, own), **given)
-    folder = Path(run_folder).resolve() if run_folder else here / "run"
-    job = prepare(settings, folder, run.device)
+sizes = {"steps": (240, 800), "every": (60, 100)}
+run = begin("llm_to_llm", globals() | {"seeds": 1}, least=1, hosts=("source-2", "target-2"), seeds=1, **sizes)
+
+
+def larger(role: str, folder: Path) -> None:
+    """One of the full profile's models, with its tokenizer."""
+    small_solver(role, SMALL_SEED, "full", HOSTS, run.device).save_pretrained(folder)
+    word_problems.tokenizer(role).save_pretrained(folder)
+
+
+training = ready(THREAD, run, globals(), {role: partial(larger, role) for role in ("source", "target")})
+job, settings = training.job, training.job.settings
 
 # %% [markdown]
 # ## What goes in
@@ -105,10 +61,8 @@ print(
     f"\n{len(job.known):,} problems to train on, {len(job.held_out)} held out,"
     f" {len(job.test)} of the test file for the report"
 )
-for role in ("source", "target"):
-    model = getattr(job.pair, role)
-    parameters = sum(p.numel() for p in model.parameters())
-    print(f"{role}: {model.config.model_type}, {parameters:,} parameters")
+for role, model in (("source", job.pair.source), ("target", job.pair.target)):
+    print(f"{role}: {model.config.model_type}, {sum(p.numel() for p in model.parameters()):,} parameters")
 
 # %% [markdown]
 # A faulty line is named with its number. A model is a folder or a name on the Hugging Face hub with its tokenizer; Llama's
@@ -121,18 +75,9 @@ for role in ("source", "target"):
 # choice where the log says nothing. Without data of your own the profile sets the steps.
 
 # %% tags=["remove-input"]
-FROM_LOG = "learning_rate warmup_steps steps every gate_rate scale kl_weight"
-FROM_LOG += " kl_positions translator.bottleneck translator.tokens translator.depth"
-FROM_LOG += " translator.heads translator.dropout schedule"
-OTHERS = "batch_size source_layer visible longest held_out asked"
-rows = []
-for name in FROM_LOG.split() + OTHERS.split():
-    cells = {n: f"{attrgetter(name)(named)}" for n, named in NAMED.items()}
-    bold = "**" if name in FROM_LOG.split() else ""
-    own = [v if n == "small" else f"{bold}{v}{bold}" for n, v in cells.items()]
-    rows.append(f"| {name.replace('_', ' ')} | {' | '.join(own)} |")
-head = f"| setting | {' | '.join(NAMED)} |\n|---|{'---|' * len(NAMED)}\n"
-Markdown(head + "\n".join(rows))
+FROM_LOG = """learning_rate warmup_steps steps every gate_rate scale kl_weight kl_positions translator.bottleneck
+    translator.tokens translator.depth translator.heads translator.dropout schedule"""
+settings_table(NAMED, FROM_LOG, "batch_size source_layer visible longest held_out asked")
 
 # %% [markdown]
 # The log shows no command line. This book's, which asks for the log's *efficient* settings and nothing else (checked):
@@ -140,10 +85,7 @@ Markdown(head + "\n".join(rows))
 # %% tags=["remove-input"]
 OURS = """train llm-to-llm --out runs/efficient --train train.jsonl --test test.jsonl
     --source mistralai/Mistral-7B-v0.3 --target meta-llama/Llama-3.1-8B --config efficient"""
-asked = commands.settings(commands.parser().parse_args(OURS.split()))
-assert replace(asked, train="", test="") == NAMED["efficient"]
-told = OURS.replace("\n", " \\\n")
-Markdown(f"```\n.venv/bin/python -m bridges {told}\n```")
+command(OURS, NAMED["efficient"])
 
 # %% [markdown]
 # What is different:
@@ -171,10 +113,8 @@ print(job.estimate())
 # allocated or downloaded.
 
 # %%
-MISTRAL = MistralConfig()  # its defaults are the 7B's
-LLAMA = LlamaConfig(  # 32 layers of width 4,096 with 32 heads by default
-    vocab_size=128256, intermediate_size=14336, num_key_value_heads=8
-)
+MISTRAL = MistralConfig()  # its defaults are the 7B's; Llama's are 32 layers of width 4,096 with 32 heads
+LLAMA = LlamaConfig(vocab_size=128256, intermediate_size=14336, num_key_value_heads=8)
 ASKED, ANSWERED = 128, 256  # tokens
 
 
@@ -196,14 +136,10 @@ def at_log_size(named: Settings) -> tuple:
 
 ENDS = "efficient", "high capacity"
 large = {name: footprint(partial(at_log_size, NAMED[name])) for name in ENDS}
-Markdown(
-    "| | trained parameters | frozen weights | trained, with gradients and optimizer |"
-    " activations | peak |\n|---|--:|--:|--:|--:|--:|\n"
-    + "\n".join(
-        f"| {name} | {f.trained_parameters:,} | {size(f.frozen)} |"
-        f" {size(f.trained + f.gradients + f.optimizer)} | {size(f.activations)} | {size(f.peak)} |"
-        for name, f in large.items()
-    )
+taken = [(f.frozen, f.trained + f.gradients + f.optimizer, f.activations, f.peak) for f in large.values()]
+table(
+    " | trained parameters | frozen weights | trained, with gradients and optimizer | activations | peak",
+    ((name, large[name].trained_parameters, *map(size, row)) for name, row in zip(ENDS, taken, strict=True)),
 )
 
 # %% [markdown]
@@ -224,16 +160,7 @@ job.soft = lambda questions: told([others[q] for q in questions])
 without = job.validate()
 job.soft = told
 gap = without - job.validate()
-figure, axes = plt.subplots()
-done = range(1, len(history.losses) + 1)
-axes.plot(done, history.losses, "-", color=COLOURS["sky"], lw=0.9, label="training")
-name = f"validation, {len(job.held_out)} problems"
-looks = list(history.validation), list(history.validation.values())
-axes.plot(*looks, "o-", color=COLOURS["orange"], label=name)
-axes.axhline(without, color="black", linewidth=0.9, linestyle=":")
-axes.text(done[-1], 1.02 * without, "states exchanged", ha="right", va="bottom")
-axes.set(xlabel="training step", ylabel="loss (nats per token)", ylim=(0, None))
-axes.legend()
+losses(figure(height=3.6), history, f"{len(job.held_out)} problems", {"states exchanged": without})
 plt.show()
 
 # %% [markdown]
@@ -243,7 +170,7 @@ plt.show()
 # ## The report
 
 # %%
-report = reports.llm_to_llm(job)
+report = validation.llm_to_llm(job)
 report
 
 # %% tags=["remove-input"]
@@ -277,10 +204,7 @@ found = checkup(
     Generative(
         lambda states, mask: job.module(states[None], mask),
         (states, there),
-        lambda soft, rows: answer_loss(
-            read_logits(job.pair.target, soft, read[rows], mask[rows]),
-            answers[rows],
-        ),
+        lambda soft, rows: answer_loss(read_logits(job.pair.target, soft, read[rows], mask[rows]), answers[rows]),
         labels=answers,
         embeddings=job.pair.target.get_input_embeddings().weight,
         module=job.module,
@@ -299,27 +223,7 @@ found
 # the cell is passed over: it would load the models three times.
 
 # %%
-brief = replace(settings, steps=6, every=3)
-difference = None
-if not train:
-    through = prepare(brief, here / "through", run.device).train()
-    broken = prepare(brief, here / "broken", run.device)
-    whole = broken.batch_loss
-
-    def ended(rows: torch.Tensor) -> torch.Tensor:
-        """The loss, until the process is ended."""
-        if broken.step == 4:
-            raise KeyboardInterrupt
-        return whole(rows)
-
-    broken.batch_loss = ended
-    with suppress(KeyboardInterrupt):
-        broken.train()
-    print(f"broken off in step {broken.step + 1} of {broken.fit.steps}")
-    again = prepare(brief, here / "broken", run.device).train()
-    both = zip(through.losses, again.losses, strict=True)
-    difference = max(abs(a - b) for a, b in both)
-    print(f"largest difference of {len(again.losses)} losses: {difference:.3g}")
+difference = training.resumed(steps=6, every=3)
 
 # %% [markdown]
 # ## On more than one machine
@@ -332,12 +236,11 @@ if not train:
 # ## Does it hold?
 
 # %% tags=["nbval-check-output", "keep_output", "remove-input"]
-apart = bridged["low"] > other["high"]
-print(f"bridged above another problem's states: {'yes' if apart else 'no'}")
-print(f"loss lower with a problem's own states: {'yes' if gap > 0.1 else 'no'}")
-if difference is not None:
-    print(f"resumed to the same losses: {'yes' if difference < 1e-5 else 'no'}")
-print(f"check-up: {found.headline}")
+checks = {
+    "bridged above another problem's states": bridged["low"] > other["high"],
+    "loss lower with a problem's own states": gap > 0.1,
+}
+print(answered(checks, difference, found))
 
 # %% [markdown]
 # ## Tweak it
@@ -349,42 +252,34 @@ print(f"check-up: {found.headline}")
 COUNTS = sorted({max(1, round(len(job.test) * part / 10)) for part in range(1, 11)})
 
 
-def frame(count: int) -> tuple[Figure, str]:
+def frame(axes, count: int) -> str:
     """The four lines over the first questions, and what is said to the last of these."""
-    figure = Figure(figsize=(7.2, 3.2))
-    axes = figure.subplots()
-    question, heard = job.test[count - 1], []
+    question, shares, heard = job.test[count - 1], {}, []
     for y, line in enumerate(LINES):
         said = report.data["lines"][line]["answers"][:count]
-        known = zip(said, job.test[:count], strict=True)
-        right = [last_number(text) == q.answer for text, q in known]
-        share = wilson(sum(right), count)
-        look = {"color": COLOURS["orange" if line == "bridged" else "blue"]}
-        draw_intervals(axes, [y], [share], flat=True, fmt="o", capsize=3, **look)
+        right = [last_number(text) == q.answer for text, q in zip(said, job.test[:count], strict=True)]
+        shares[line] = wilson(sum(right), count)
         last = " ".join(said[-1].split())[-48:]
-        verdict = f"{last}\n({'right' if right[-1] else 'wrong'})"
-        axes.text(1.04, y, verdict, va="center", fontsize=8.5)
-        heard.append(f"{line} {share}, says '{last}'")
-    axes.set_yticks(range(len(LINES)), LINES)
+        axes.text(1.04, y, f"{last}\n({'right' if right[-1] else 'wrong'})", va="center", fontsize=8.5)
+        heard.append(f"{line} {shares[line]}, says '{last}'")
+    dots(axes, shares, colour=dict.fromkeys(LINES, BLUE) | {"bridged": ORANGE}, xlim=(0, 1.75))
     axes.set_xticks((0, 0.25, 0.5, 0.75, 1))
-    axes.set(ylim=(len(LINES) - 0.5, -0.5), xlim=(0, 1.75))
     axes.set_xlabel(f"share right (of 1), {count} questions")
     axes.set_title(" ".join(question.question.split())[:100], fontsize=9.5)
-    return figure, (
+    return (
         f"Shares right (of 1) of {count} questions with 95 % Wilson intervals. {'; '.join(heard)}."
         f" The last question: '{question.question.strip()}'. Right: {question.answer}."
     )
 
 
-Explorer("questions asked", {str(count): count for count in COUNTS}, frame)
+explore("questions asked", {str(count): count for count in COUNTS}, frame, height=3.2)
 
 # %% [markdown]
 # ## Provenance
 
 # %% tags=["remove-input"]
 if train:
-    run.given |= {"train": Path(train).name, "source": settings.source}
-    run.given |= {"target": settings.target}
+    run.given |= {"train": Path(train).name, "source": settings.source, "target": settings.target}
 run.measure(
     **{f"right {line}": lines[line]["mean"] for line in LINES},
     questions=bridged["n"],
