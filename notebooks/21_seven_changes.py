@@ -438,7 +438,7 @@ def frame(axes, change: str) -> str:
         lines(panel, curves, colour={BASE: GREY, change: ORANGE}, xlabel="step", ylim=(-3, 103))
         panel.set_title(setting, fontsize=10)
     axes[0].set_ylabel("accuracy (%)")
-    gains = {half: {s.split()[0]: EFFECTS[s, change, half] for s in STUDIES} for half in (True, False)}
+    gains = {half: {s.split()[s == FALLING]: EFFECTS[s, change, half] for s in STUDIES} for half in (True, False)}
     dots(axes[2], gains[True], nudge=-0.1)
     dots(axes[2], gains[False], nudge=0.15, mark="s", at=(0, 5), xlabel="gain (points)")
     axes[0].figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
