@@ -111,14 +111,9 @@ show_source(log_mean_attention, start="return -")
 # In training there is an exception. T5 and BART return their weights as dropout left them: some are zero, the others scaled
 # up, and a row no longer sums to 1. Then the loss has a gradient, which follows the mask of the moment.
 #
-# Two supervisions that do have a gradient, for comparison. One asks for attention that is not flat:
-
-# %% tags=["remove-input"]
-show_source(attention_entropy, start="weights =")
-
-# %% [markdown]
-# The other asks for what is wanted. The loss with another sentence's vector shall exceed that with the right one by a
-# margin, which is the conditioning gap itself as a loss:
+# Two supervisions that do have a gradient stand beside it below. One asks for attention that is not flat: the mean entropy
+# of its rows. The other asks for what is wanted. The loss with another sentence's vector shall exceed that with the right
+# one by a margin, which is the conditioning gap itself as a loss:
 
 # %% tags=["remove-input"]
 show_source(conditioning_loss, start="return")
@@ -411,17 +406,19 @@ table(
 # `report.write(folder)` leaves the two files of the log's script. First the collapsed recipe at the log's rate, then the
 # working one:
 
+
 # %%
-reports = {}
-for kind, arm in {"collapsed": COLLAPSED, "working": WORKING}.items():
-    model = study.model(arm, 0)
-    reports[kind] = validate(
-        lambda x, model=model: bench.tokenizer.batch_decode(model.generate(x, bench.longest), skip_special_tokens=True),
-        lambda x, model=model: model(x, bench.unseen.labels),
-        bench.unseen.vectors,
-        bench.references,
-        bench.floors,
+def report(arm: str):
+    """The validation report of a run of seed 0."""
+    model, labels = study.model(arm, 0), bench.unseen.labels
+    say = partial(bench.tokenizer.batch_decode, skip_special_tokens=True)
+    loss = partial(model, labels=labels)
+    return validate(
+        lambda x: say(model.generate(x, bench.longest)), loss, bench.unseen.vectors, bench.references, bench.floors
     )
+
+
+reports = {"collapsed": report(COLLAPSED), "working": report(WORKING)}
 reports["collapsed"]
 
 # %%
