@@ -276,16 +276,8 @@ explore("share of the second clip's vector (%)", positions, frame, height=3.8)
 # %% tags=["remove-input"]
 if features:
     run.given |= {"features": Path(features).name, "host": settings.host}
-run.measure(
-    bleu=bleu,
-    bleu_low=low,
-    bleu_high=high,
-    floor_constant=floor["constant"],
-    floor_retrieval=floor["retrieval"],
-    gap=gap,
-    validation=job.validate(),
-    log_peak_bytes=large.peak,
-)
+run.measure(bleu=bleu, bleu_low=low, bleu_high=high, **{f"floor_{k}": floor[k] for k in ("constant", "retrieval")})
+run.measure(gap=gap, validation=job.validate(), log_peak_bytes=large.peak)
 if difference is not None:
     run.measure(resume_difference=difference)
 run.close()
