@@ -124,10 +124,8 @@ def at_log_size(named: Settings, towers: bool) -> tuple:
     def loss() -> torch.Tensor:
         for reads in held:
             with torch.no_grad():  # 32 images at once, as the training does it
-                pixels = torch.zeros(32, 3, 336, 336)
-                reads.vision_model(pixel_values=pixels)
-        embedded = bridge(patches, text)
-        return alignment_loss(*embedded, named.prefixes, named.prefixes[-1])[0]
+                reads.vision_model(pixel_values=torch.zeros(32, 3, 336, 336))
+        return alignment_loss(*bridge(patches, text), named.prefixes, named.prefixes[-1])[0]
 
     return torch.nn.ModuleList([bridge, *held]), loss
 
@@ -240,8 +238,7 @@ print(answered(checks, difference, found))
 
 # %% tags=["hide-input"]
 halves = [settings.width >> i for i in range(settings.width.bit_length() - 1)]
-between = [width * 3 // 4 for width in halves[:3]]
-PREFIXES = sorted({*between, *halves[:8], *settings.prefixes})
+PREFIXES = sorted({*(width * 3 // 4 for width in halves[:3]), *halves[:8], *settings.prefixes})
 DIRECTION = "image to text"  # or "text to image"
 image, caption, _ = job.embedded()
 found_by = {}
