@@ -12,90 +12,45 @@ device = "auto"  # auto | cpu; every bridge here is small and stays on the CPU
 out = ""  # where the record goes, a .json file
 
 # %% tags=["hide-input"]
-import re
-from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
 from itertools import chain, islice
 from statistics import fmean
 
-import matplotlib.pyplot as plt
 import torch
-from bridges.planted import cases as calibration
-from bridges.planted.cases import Altered, Case
-from bridges.planted.space import shared_space
-from bridges.planted.speech import one_llm_to_another, vector_to_text
 from bridges.instruments.chance import beats_chance
-from bridges.instruments.checkup import (
-    Generative,
-    checkup,
-    read_bridge,
-)
+from bridges.instruments.checkup import Generative, checkup, read_bridge
 from bridges.instruments.conditioning import derangement
 from bridges.instruments.contrastive import Space
 from bridges.instruments.generative import Speech
 from bridges.instruments.probe import linear_probe
 from bridges.instruments.readings import pooled
 from bridges.instruments.report import FAULTS
-from bridges.instruments.uncertainty import Estimate, wilson
-from IPython.display import Code, Markdown
-from matplotlib.figure import Figure
-from press import HOSTS, NOTEBOOKS, ROOT, PressError
-from press.data import reference
-from press.explorer import Explorer
-from press.figures import COLOURS, draw_intervals, use_style
-from press.provenance import begin
-from transformers.utils.logging import disable_progress_bar
+from bridges.planted.cases import Altered, Size
+from bridges.planted.space import shared_space
+from bridges.planted.speech import one_llm_to_another, vector_to_text
+from IPython.display import Code
+from press.book import BLUE, HOSTS, ORANGE, Markdown, begin, dots, example, explore, figure, plt, reference, table
+from press.chapter import link_to
+from press.tally import Tally, percent
 
 TEXT, SPACE, LLM = "vector to text", "into a shared space", "one LLM to another"
-
-
-@dataclass(frozen=True)
-class Size:
-    """What a profile means in this chapter."""
-
-    seeds: int
-    samples: int  # held-out samples that a check-up sees
-    width: int  # inner width of the connectors
-    tokens: int
-    only: Mapping[str, tuple[str, ...]]  # connectors of each thread; none: all
-
-
-SIZES = {
-    "quick": Size(
-        seeds=1,
-        samples=112,
-        width=24,
-        tokens=6,
-        only={
-            TEXT: ("VectorResampler", "flamingo-pytorch"),
-            SPACE: ("PerceiverResampler", "perceiver-pytorch", "CLIP"),
-            LLM: ("GatedTranslator", "Idefics2"),
-        },
-    ),
-    "full": Size(
-        seeds=5,
-        samples=112,
-        width=24,
-        tokens=6,
-        only={TEXT: (), SPACE: (), LLM: ()},
-    ),
+PART = {  # of the connectors, in each thread
+    TEXT: ("VectorResampler", "flamingo-pytorch"),
+    SPACE: ("PerceiverResampler", "perceiver-pytorch", "CLIP"),
+    LLM: ("GatedTranslator", "Idefics2"),
 }
-STEPS = {TEXT: 120, SPACE: 200, LLM: 150}  # of training, in each thread
 run = begin(
     "the_checkup",
-    SIZES,
-    profile=profile,
-    seeds=seeds,
-    device="cpu",
-    out=out,
+    globals() | {"device": "cpu"},
     least=1,
+    hosts=("t5-0", "source-2", "target-2"),
+    seeds=(1, 5),
+    only=(PART, dict.fromkeys(PART, ())),  # none named: all
+    samples=112,  # held out, which a check-up sees
+    width=24,  # of the connectors
+    tokens=6,
 )
-size = run.size
-disable_progress_bar()
-torch.set_num_threads(1)
-use_style()
 
 # %% [markdown]
 # ## Symptom
@@ -105,7 +60,7 @@ use_style()
 # was trained. From outside it looks as the translator of Part I did: it says much the same whatever it is given.
 
 # %% tags=["remove-input"]
-mine = ROOT / "book" / "examples" / "my_bridge.py"
+mine = example("my_bridge.py")
 Code(mine.read_text(encoding="utf-8"), language="python")
 
 # %% [markdown]
@@ -139,41 +94,29 @@ checkup(theirs)
 # check-up keeps its faults in an order in which what stands earlier can bring about what stands later. The first one
 # raised is the one to mend; then the check-up is run again. This is the whole list:
 
-
 # %% tags=["hide-input"]
-def page(chapter: str) -> str:
-    """A link to a chapter by its title."""
-    script = (NOTEBOOKS / f"{chapter}.py").read_text(encoding="utf-8")
-    return f"[{re.search(r'^# # (.+)$', script, re.M)[1]}]({chapter}.ipynb)"
-
-
-Markdown(
-    "| | fault | what to try first | explained in |\n|--:|---|---|---|\n"
-    + "\n".join(
-        f"| {i} | {fault.name} | {fault.mend} | {page(fault.chapter)} |"
-        for i, fault in enumerate(FAULTS.values(), 1)
-    )
+table(
+    " | fault | what to try first | explained in",
+    ((i, fault.name, fault.mend, link_to(fault.topic)) for i, fault in enumerate(FAULTS.values(), 1)),
 )
 
 # %% [markdown]
 # The readings come from four sources: the inputs alone (are they finite, do they vary, does a linear probe find what
 # should be said), one pass forward and one back (the gradient, the gates, the two modes, the tokens' variation and
 # scale), the loss log, and what other instruments measured. Generative bridges are judged by the *conditioning gap*
-# ([the first chapter](bridging.ipynb)), contrastive ones by retrieval among the held-out pairs.
+# ([the problem of bridging](bridging.ipynb)), contrastive ones by retrieval among the held-out pairs.
 #
 # The calibration below yields one case after another. Its third is a connector that was trained and is healthy, and
 # that is then handed the first sample's input in the place of all others, as a broken feature extractor would:
 
 # %%
-shapes = {
-    thread: calibration.Size(size.samples, size.width, size.tokens, steps)
-    for thread, steps in STEPS.items()
-}
+STEPS = {TEXT: 120, SPACE: 200, LLM: 150}  # of training
+shapes = {thread: Size(run.samples, run.width, run.tokens, steps) for thread, steps in STEPS.items()}
 over = range(run.seeds)
 every_case = chain(
-    vector_to_text(shapes[TEXT], over, HOSTS, size.only[TEXT]),
-    shared_space(shapes[SPACE], over, size.only[SPACE]),
-    one_llm_to_another(shapes[LLM], over, HOSTS, size.only[LLM]),
+    vector_to_text(shapes[TEXT], over, HOSTS, run.only[TEXT]),
+    shared_space(shapes[SPACE], over, run.only[SPACE]),
+    one_llm_to_another(shapes[LLM], over, HOSTS, run.only[LLM]),
 )
 opening = list(islice(every_case, 3))
 spoilt = checkup(opening[-1].bridge)
@@ -193,23 +136,19 @@ Markdown(
 # On seeds 100 to 103, with 128 and with 64 held-out samples, connectors of width 32 and 8 tokens. Four things were
 # learned there that changed the lines, the faults or the cases:
 #
-# - **A line on the tokens' scale alone was dropped**, and so was the planted fault *tokens a thousand times as loud*.
-#   Healthy connectors of other libraries speak far louder than the embeddings of a small Llama, and the host does not
-#   mind. The section *Loud, and healthy* below measures both. What decides now is the host's own loss, once with
-#   the tokens as they are and once brought to the scale of its embeddings.
-# - **An untrained gated translator** counts as named by *gates that are shut* too. Its gates are shut, as they should
-#   be at the first step, and an untrained bridge has several right names.
-# - **A linear map behind a LayerNorm learns at a learning rate of one.** What drives every other connector into
-#   collapse is no fault there, and that case was taken out before the calibration.
-# - **A large share of parameters without a gradient** was first read as a cause. In BLIP-2's Q-Former it comes with
-#   collapse, so it now stands behind the faults that collapse raises.
+# - **A line on the tokens' scale alone was dropped**, and so was the planted fault *tokens a thousand times as loud*
+#   (*Loud, and healthy* below measures why). What decides is the host's own loss, with the tokens as they are and once
+#   brought to the scale of its embeddings.
+# - **An untrained gated translator** counts as named by *gates that are shut* too: at the first step they should be.
+# - **A linear map behind a LayerNorm learns at a learning rate of one**, which drives every other connector into
+#   collapse. That case was taken out before the calibration.
+# - **A large share of parameters without a gradient** comes with collapse in BLIP-2's Q-Former, so it stands behind the
+#   faults that collapse raises.
 #
-# And with 64 samples a probe that is fitted on half of them misses relations that are there. Below a hundred samples a
-# probe that finds nothing therefore raises nothing, which costs the name of shuffled pairs in small sets.
-#
-# Three things were changed after the full profile, whose record is shown below, had run: a factor on the cosines above
-# CLIP's limit is a fault by itself, a bad temperature stands before dead parameters, and no probe is taken from constant
-# inputs. By reading, none of them touches a planted or healthy case. That record was not made again.
+# Below a hundred samples a probe that finds nothing raises nothing: fitted on half of 64, it misses relations that are
+# there. Three things were changed after the full profile, whose record is shown below, had run: a factor on the cosines
+# above CLIP's limit is a fault by itself, a bad temperature stands before dead parameters, and no probe is taken from
+# constant inputs. By reading, none of them touches a planted or healthy case; that record was not made again.
 #
 # ## Experiment
 #
@@ -219,53 +158,16 @@ Markdown(
 #
 # In each of the book's three threads a connector is trained, and then one thing at a time is broken; faults of
 # training are trained in. What names a fault stands beside it in the code and was written before any report. For an
-# untrained connector, and for a rate far too high, several names count, since each of them is true. Our own connectors
-# stand beside those of `flamingo-pytorch`, `perceiver-pytorch`, Idefics, Idefics2, BLIP-2 and CLIP, each built from its
-# library's own class.
+# untrained connector, and for a rate far too high, several names count. Our own connectors stand beside those of
+# `flamingo-pytorch`, `perceiver-pytorch`, Idefics, Idefics2, BLIP-2 and CLIP, each from its library's own class.
 
 # %%
 FINE = checkup(opening[1].bridge).headline  # of a report without a fault
 assert FINE == "nothing raised"
-
-
-@dataclass
-class Tally:
-    """How many cases there were, and which were judged wrongly."""
-
-    seeds: int
-    cases: Counter[tuple[str, ...]]  # thread, connector, planted (empty: healthy)
-    wrong: Counter[tuple[str, ...]]  # these, the seed, and what was named instead
-
-    def share(self, place=None, fault=None, planted=None) -> Estimate | None:
-        """The share of right ones among the cases that fit."""
-
-        def fits(key: tuple[str, ...]) -> bool:
-            return (
-                place in (None, key[:2])
-                and fault in (None, key[2])
-                and planted in (None, bool(key[2]))
-            )
-
-        total = sum(n for key, n in self.cases.items() if fits(key))
-        wrong = sum(n for key, n in self.wrong.items() if fits(key))
-        return wilson(total - wrong, total) if total else None
-
-    def bridges(self) -> Estimate:
-        """The share of bridges all of whose cases were right."""
-        total = self.seeds * len({key[:2] for key in self.cases})
-        return wilson(total - len({(*k[:2], k[3]) for k in self.wrong}), total)
-
-
-tally = Tally(run.seeds, Counter(), Counter())
-healthy: dict[str, list[Case]] = {TEXT: [], SPACE: [], LLM: []}  # of the first seed
+tally = Tally(run.seeds)
+healthy = {TEXT: [], SPACE: [], LLM: []}  # of the first seed
 for case in chain(opening, every_case):
-    key, named = (
-        (case.thread, case.connector, case.planted),
-        checkup(case.bridge).headline,
-    )
-    tally.cases[key] += 1
-    if named not in (case.names or (FINE,)):
-        tally.wrong[*key, str(case.seed), named] += 1
+    tally.add(case, checkup(case.bridge).headline, FINE)
     if not case.planted and case.seed == 0:
         healthy[case.thread].append(case)
 
@@ -273,72 +175,25 @@ for case in chain(opening, every_case):
 # The quick profile takes a part of the connectors, and one seed. The full one takes all of them and five seeds, about
 # a quarter of an hour on one core. Its record is kept with the book and stands beside this run:
 
-
 # %% tags=["hide-input"]
-def kept() -> dict | None:
-    """The record of the full profile's run, where there is one and this run is another."""
-    try:
-        return (
-            None if run.profile == "full" else reference("the_checkup", "full")
-        )
-    except PressError:
-        return None
-
-
-def read_tally(record: dict) -> Tally:
-    """What a run has noted."""
-    found = Tally(record["seeds"], Counter(), Counter())
-    for name, count in record["measurements"].items():
-        part, *key = name.split(" | ")
-        if part in ("cases", "wrong"):
-            getattr(found, part)[tuple(key)] = int(count)
-    return found
-
-
-record = kept()
-runs = {"this run": tally} | (
-    {"full profile": read_tally(record)} if record else {}
-)
-judged = list(runs.values())[-1]
-
-
-def table(head: str, rows: Iterable[tuple[str, ...]]) -> str:
-    """Rows of Markdown, the first column to the left."""
-    line = "|---|" + "--:|" * head.count("|")
-    return "\n".join(
-        [f"| {head} |", line, *(f"| {' | '.join(row)} |" for row in rows)]
-    )
-
-
-def percent(share: Estimate) -> str:
-    """The share with its interval and n."""
-    low, high = 100 * share.low, 100 * share.high
-    return f"{100 * share.mean:.1f} [{low:.1f}, {high:.1f}], n = {share.n}"
-
-
+record = reference("the_checkup", "full")
+judged = Tally.of(record)
+runs = {"this run": tally, "full profile": judged}
 CRITERIA = {  # of cases with a fault, and of healthy ones; percent
     "planted fault named first": (True, 90),
     "nothing raised on a healthy bridge": (False, 95),
 }
-rows = [
-    (name, f"≥ {line}", *(percent(t.share(planted=kind)) for t in runs.values()))
-    for name, (kind, line) in CRITERIA.items()
-]
-whole = (percent(t.bridges()) for t in runs.values())
-rows.append(("bridges all of whose cases were right", "", *whole))
-beside = (
-    "" if run.profile == "full" else "The full profile's record is not there yet."
-)
-if record:
-    beside = (
-        f"Full profile: {record['seeds']} seeds; {record['device']}, {record['finished'][:10]}, commit"
-        f" `{record['commit']}`, {record['seconds'] / 60:.0f} minutes."
-    )
-Markdown(
-    table(" | ".join(("share, in percent", "criterion", *runs)), rows)
-    + f"\n\nShares with 95 % Wilson intervals. This run: {run.seeds} seed{'s' * (run.seeds > 1)}, {size.samples} held-out"
-    f" samples, width {size.width}, {size.tokens} tokens, {', '.join(map(str, STEPS.values()))} training steps in the three"
-    f" threads. {beside}"
+shares = {
+    name: (f"≥ {line}", *(t.share(planted=kind) for t in runs.values())) for name, (kind, line) in CRITERIA.items()
+}
+shares["bridges all of whose cases were right"] = ("", *(t.bridges() for t in runs.values()))
+table(
+    f"share, in percent | criterion | {' | '.join(runs)}",
+    ((name, line, *(f"{e}, n = {e.n}" for e in found)) for name, (line, *found) in shares.items()),
+    f"Shares with 95 % Wilson intervals. This run: {run.seeds} seed{'s' * (run.seeds > 1)}, {run.samples} held-out samples,"
+    f" width {run.width}, {run.tokens} tokens, {', '.join(map(str, STEPS.values()))} training steps in the three threads."
+    f" Full profile: {record['seeds']} seeds; {record['device']}, {record['finished'][:10]}, commit `{record['commit']}`,"
+    f" {record['seconds'] / 60:.0f} minutes.",
 )
 
 # %% [markdown]
@@ -347,89 +202,43 @@ Markdown(
 # the cases apart.
 
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "How often each planted fault was named first. Bars are 95 % Wilson intervals over the cases of a row, as if these were independent; in brackets behind each name stands their number, n, in this run and, where its record is kept, in that of the full profile. Dotted: the criterion's 90 %, which is for all cases together.", "name": "fig-checkup-hits"}, "image": {"alt": "One row for each planted fault, the share named first on the horizontal axis from 0 to 100 percent. In this run a row has few cases, and its interval is wide. The intervals of the full profile are narrower; nearly all of its points lie at 100 percent or close to it."}}
-def each(position: int | slice) -> list:
-    """Planted faults, or connectors with their threads, each once."""
-    keys = chain.from_iterable(t.cases for t in runs.values())
-    return list(dict.fromkeys(key[position] for key in keys if key[2]))
-
-
-FAULTY = each(2)
-figure, axes = plt.subplots(figsize=(7.2, 1.2 + 0.25 * len(FAULTY)))
-behind = dict.fromkeys(FAULTY, "")
-for i, (label, t) in enumerate(runs.items()):
-    found = {name: t.share(fault=name) for name in FAULTY}
-    for name, e in found.items():
-        behind[name] += f"{', ' * bool(i)}{e.n if e else 0}"
-    at = [
-        y + 0.34 * (i - 0.5) * (len(runs) > 1)
-        for y, e in enumerate(found.values())
-        if e
-    ]
-    draw_intervals(
-        axes,
-        at,
-        [
-            Estimate(100 * e.mean, 100 * e.low, 100 * e.high, e.n)
-            for e in found.values()
-            if e
-        ],
-        flat=True,
-        fmt="o",
-        markersize=4,
-        color=COLOURS[("blue", "orange")[i]],
-        capsize=2,
-        label=label,
-    )
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "How often each planted fault was named first. Bars are 95 % Wilson intervals over the cases of a row, as if these were independent; in brackets behind each name stands their number, n, in this run and in the full profile's record. Dotted: the criterion's 90 %, which is for all cases together.", "name": "fig-checkup-hits"}, "image": {"alt": "One row for each planted fault, the share named first on the horizontal axis from 0 to 100 percent. In this run a row has few cases, and its interval is wide. The intervals of the full profile are narrower; nearly all of its points lie at 100 percent or close to it."}}
+planted = [key for t in runs.values() for key in t.cases if key[2]]
+FAULTY = dict.fromkeys(key[2] for key in planted)
+axes = figure(height=1.2 + 0.25 * len(FAULTY))
+behind = {fault: ", ".join(str(t.counts(fault=fault)[1]) for t in runs.values()) for fault in FAULTY}
+for nudge, colour, (name, t) in zip((-0.17, 0.17), (BLUE, ORANGE), runs.items(), strict=True):
+    rows = {f"{fault} ({behind[fault]})": t.share(fault=fault) or () for fault in FAULTY}
+    dots(axes, rows, colour=colour, nudge=nudge, legend=name)
 axes.axvline(90, color="black", linewidth=0.9, linestyle=":")
 axes.set(xlim=(0, 102), xlabel="cases in which it was named first (%)")
-axes.set_yticks(range(len(FAULTY)), [f"{k} ({n})" for k, n in behind.items()])
 axes.tick_params(axis="y", labelsize=8.5)
-axes.set_ylim(len(FAULTY) - 0.4, -0.6)
-figure.legend(loc="outside upper center", ncols=2, fontsize=9)
+axes.figure.legend(loc="outside upper center", ncols=2, fontsize=9)
 plt.show()
 
+# %% tags=["hide-input"]
+here, there = runs
+table(
+    f"planted | {here} | {there} | named instead, {here} | {there}",
+    (
+        (fault, *(t.right(fault=fault) for t in runs.values()), *(t.instead(fault) for t in runs.values()))
+        for fault in FAULTY
+    ),
+)
 
 # %% tags=["hide-input"]
-def right(**which) -> list[str]:
-    """`7 of 8`, for each run."""
-    shares = [t.share(**which) for t in runs.values()]
-    return [f"{round(e.mean * e.n)} of {e.n}" if e else "" for e in shares]
-
-
-def instead(fault: str) -> str:
-    """What was named in the place of a fault; of a healthy bridge, what was raised."""
-    found: dict[str, list[str]] = {}
-    for label, t in runs.items():
-        for _, connector, what, seed, named in t.wrong:
-            if what == fault:
-                found.setdefault(f"{named} ({label}, seed {seed}", []).append(
-                    connector
-                )
-    return "; ".join(f"{k}: {', '.join(names)})" for k, names in found.items())
-
-
-Markdown(
-    table(
-        " | ".join(("planted", *runs, "named instead")),
-        [(name, *right(fault=name), instead(name)) for name in FAULTY],
-    )
-    + "\n\n"
-    + table(
-        " | ".join(
-            ("connector", *(f"{x}, {t}" for x in ("hits", "healthy") for t in runs))
-        ),
-        [
-            (
-                f"{place[1]}, {place[0]}",
-                *right(place=place, planted=True),
-                *right(place=place, planted=False),
-            )
-            for place in each(slice(2))
-        ],
-    )
-    + "\n\nHits: planted faults that were named first. Healthy: healthy bridges of which nothing was raised. Raised of"
-    f" healthy ones: {instead('') or 'nothing'}."
+alarms = "; ".join(f"{t.instead('') or 'nothing'} ({name})" for name, t in runs.items())
+table(
+    f"connector | hits, {here} | {there} | healthy, {here} | {there}",
+    (
+        (
+            f"{place[1]}, {place[0]}",
+            *(t.right(place=place, planted=kind) for kind in (True, False) for t in runs.values()),
+        )
+        for place in dict.fromkeys(key[:2] for key in planted)
+    ),
+    f"Hits: planted faults that were named first. Healthy: healthy bridges of which nothing was raised. Raised of healthy"
+    f" ones: {alarms}.",
 )
 
 # %% [markdown]
@@ -449,8 +258,7 @@ words = words[:, words.std(0) > 0]
 
 def passes(seed: int, half: int = 0) -> bool:
     """Whether the probe finds a relation in a permutation of the pairs."""
-    order = derangement(size.samples, seed)
-    return linear_probe(spoken.inputs[0][order], words, half).found
+    return linear_probe(spoken.inputs[0][derangement(run.samples, seed)], words, half).found
 
 
 DRAWS = 100
@@ -458,27 +266,23 @@ lucky = [seed for seed in range(DRAWS) if passes(seed)]
 halves = sum(passes(seed, half=seed + 1) for seed in range(DRAWS))
 Markdown(
     f"Of the seeds 0 to 4 these pass: {', '.join(str(s) for s in lucky if s < 5) or 'none'}. Share of {DRAWS} seeds that"
-    f" pass, in percent: {percent(wilson(len(lucky), DRAWS))}, with the half that the check-up takes;"
-    f" {percent(wilson(halves, DRAWS))}, with another half each time. One in 41 is {100 / 41:.1f}."
+    f" pass, in percent: {percent(len(lucky), DRAWS)} with the half that the check-up takes, {percent(halves, DRAWS)} with"
+    f" another half each time. One in 41 is {100 / 41:.1f}."
 )
 
 # %% tags=["remove-input"]
 same = [key for key in judged.wrong if key[2] == "pairs shuffled"]
-rest = [key for key in judged.wrong if key[2] != "pairs shuffled"]
-places = Counter(f"{connector}, {thread}" for thread, connector, *_ in rest)
+rest = [f"{connector}, {thread}" for thread, connector, what, *_ in judged.wrong if what != "pairs shuffled"]
 Markdown(
-    f"The {len(same)} misses of shuffled pairs in the full profile are of"
-    f" {len({(key[0], key[3]) for key in same})} such permutation: one event, counted {len(same)} times. The"
-    f" {len(rest)} other errors are of "
-    + "; ".join(f"{place} ({n})" for place, n in places.items())
-    + ". Looked at one by one, they lie close to a line. Some connectors between the language models carry little after so"
-    " short a training, so that to break them changes little: a gap that barely reaches its line in training mode cannot"
-    " vouch for another model in evaluation, and quieter tokens cost a loss that was not low. The alarm is of a bridge of"
-    " which somewhat more generations than the line allows had not learned to end. That is true of it, and it takes the"
-    " first place from the penalty planted in that bridge. And one untrained connector speaks at a small part of its"
-    " host's scale, which the host would like louder: a right name that was not on the list."
-    if record
-    else "Here are no errors of another run to look at."
+    f"The {len(same)} misses of shuffled pairs in the full profile are of {len({(key[0], key[3]) for key in same})} such"
+    f" permutation: one event, counted {len(same)} times. The {len(rest)} other errors are of"
+    f" {'; '.join(f'{place} ({rest.count(place)})' for place in dict.fromkeys(rest))}. Looked at one by one, they lie close"
+    " to a line. Some connectors between the language models carry little after so short a training, so that to break them"
+    " changes little: a gap that barely reaches its line in training mode cannot vouch for another model in evaluation, and"
+    " quieter tokens cost a loss that was not low. The alarm is of a bridge of which somewhat more generations than the line"
+    " allows had not learned to end. That is true of it, and it takes the first place from the penalty planted in that"
+    " bridge. And one untrained connector speaks at a small part of its host's scale, which the host would like louder: a"
+    " right name that was not on the list."
 )
 
 # %% [markdown]
@@ -486,7 +290,7 @@ Markdown(
 
 # %% tags=["nbval-check-output", "keep_output", "remove-input"]
 for name, (kind, line) in CRITERIA.items():
-    met = 100 * tally.share(planted=kind).mean >= line
+    met = tally.share(planted=kind).mean >= line
     print(f"{name} in at least {line} %: {'yes' if met else 'no'}")
 
 # %% tags=["remove-input"]
@@ -494,18 +298,11 @@ few = tally.share(planted=False).n
 told = []
 for name, (kind, line) in CRITERIA.items():
     e = judged.share(planted=kind)
-    side = (
-        "above"
-        if 100 * e.low >= line
-        else "below"
-        if 100 * e.high < line
-        else "on both sides of"
-    )
+    side = "above" if e.low >= line else "below" if e.high < line else "on both sides of"
     told.append(f"for *{name}* it lies {side} {line} %")
 Markdown(
     f"This run's {few} healthy bridges decide little: were all of them passed, the interval would still begin at"
-    f" {100 * wilson(few, few).low:.0f} %. As to the intervals of the {'full profile' if record else 'table above'},"
-    f" {' and '.join(told)}."
+    f" {percent(few, few).low:.0f} %. As to the intervals of the full profile, {' and '.join(told)}."
 )
 
 # %% [markdown]
@@ -520,55 +317,31 @@ LOUD = 1000.0
 rows, scales = [], {}
 for case in healthy[TEXT] + healthy[LLM]:
     scale = next(r for r in checkup(case.bridge).readings if "RMS over" in r.what)
-    own = Speech(case.bridge)
+    own, whole = Speech(case.bridge), case.bridge.connector
     as_is, raised_to = own.loss(1.0), own.loss(LOUD)
-    whole = case.bridge.connector
-    loud = replace(
-        case.bridge, connector=Altered(whole, lambda x, _: LOUD * x).eval()
-    )
+    loud = replace(case.bridge, connector=Altered(whole, lambda x, _: LOUD * x).eval())
     scales[case.thread, case.connector] = float(scale.found), raised_to - as_is
     rows.append(
-        (
-            f"{case.connector}, {case.thread}",
-            scale.found,
-            f"{as_is:.3f}",
-            f"{raised_to:.3f}",
-            checkup(loud).headline,
-        )
+        (f"{case.connector}, {case.thread}", scale.found, f"{as_is:.3f}", f"{raised_to:.3f}", checkup(loud).headline)
     )
-Markdown(
-    table(
-        "connector | RMS over the host's | loss (nats) | loss, a thousand times as loud (nats) | the check-up then",
-        rows,
-    )
-)
+table("connector | RMS over the host's | loss (nats) | loss, a thousand times as loud (nats) | the check-up then", rows)
 
 # %% tags=["remove-input"]
-if (
-    record
-):  # a ratio and a rise for each healthy bridge of the full profile's seed 0
-    given = record["measurements"].items()
-    known = {k.split(" | ", 1)[1]: v for k, v in given if k.startswith("ratio | ")}
-    rises = [v for k, v in given if k.startswith("rise | ")]
-else:
-    known = {" | ".join(key): ratio for key, (ratio, _) in scales.items()}
-    rises = [rise for _, rise in scales.values()]
-ratios = {
-    thread: [v for k, v in known.items() if k.startswith(thread)]
-    for thread in (TEXT, LLM)
-}
+given = record["measurements"]  # a ratio and a rise for each healthy bridge of its seed 0
+text, llm = ([v for k, v in given.items() if k.startswith(f"ratio | {thread}")] for thread in (TEXT, LLM))
+rises = [v for k, v in given.items() if k.startswith("rise | ")]
 Markdown(
-    f"Over {'all connectors of the full profile' if record else 'these'} the ratio goes from {min(ratios[TEXT]):.2g} to"
-    f" {max(ratios[TEXT]):.2g} ({TEXT}) and from {min(ratios[LLM]):.2g} to {max(ratios[LLM]):.2g} ({LLM}), and a"
-    f" thousand times as loud the loss changes by {min(rises):+.3f} to {max(rises):+.3f} nats."
+    f"Over all connectors of the full profile the ratio goes from {min(text):.2g} to {max(text):.2g} ({TEXT}) and from"
+    f" {min(llm):.2g} to {max(llm):.2g} ({LLM}), and a thousand times as loud the loss changes by {min(rises):+.3f} to"
+    f" {max(rises):+.3f} nats."
 )
 
 # %% [markdown]
 # A line on the ratio would have raised a fault on bridges that work. The hosts norm what they read at the entrance of
 # every layer, so that loudness alone is divided out. What it does cost depends on the host: beside a token so loud, what a
-# layer adds to it is small. In the T5, all of whose encoder's input is the connector's, that is felt, and the loss
-# says so; in the Llama, which reads the tokens and then words of its own, it may not be. *A thousand times as loud* is
-# thus a fault in one place and none in another, and no test of the check-up. A thousandth as loud stays planted.
+# layer adds to it is small. In the T5, all of whose encoder's input is the connector's, the loss feels it; in the Llama,
+# which reads the tokens and then words of its own, it need not. *A thousand times as loud* is thus a fault in one place
+# and none in another, and no test of the check-up. A thousandth as loud stays planted.
 #
 # ## What it cannot say
 #
@@ -580,7 +353,7 @@ Markdown(
 #   still find it. *Pairs that do not belong together* is raised only where the bridge does not use its input either,
 #   and can be wrong then.
 # - **A fault of the host's is the host's.** A host that ignores all soft tokens looks like a connector that was not
-#   trained. The [first chapter](bridging.ipynb) plants such a host and tells the two apart by the gradient.
+#   trained. [The problem of bridging](bridging.ipynb) plants such a host and tells the two apart by the gradient.
 # - **A fault in a part of the samples** can stay behind every line, as the slider shows next.
 #
 # ## Tweak it
@@ -594,15 +367,6 @@ DOSES = (0, 10, 25, 50, 75, 90, 100)  # percent
 SHOWN = {thread: healthy[thread][0] for thread in (TEXT, SPACE)}
 
 
-def mixed(count: int, dose: int, draw: int) -> torch.Tensor:
-    """An order in which a share of the rows has changed places in one ring."""
-    order = torch.arange(count)
-    rows = torch.randperm(count, generator=torch.Generator().manual_seed(draw))
-    rows = rows[: round(count * dose / 100)]
-    order[rows] = rows.roll(1)
-    return order
-
-
 def probed(inputs: torch.Tensor, targets: torch.Tensor) -> float:
     """How far the probe lies above the mean of its shuffles; the best of them is 1."""
     found = linear_probe(inputs, targets)
@@ -611,65 +375,49 @@ def probed(inputs: torch.Tensor, targets: torch.Tensor) -> float:
 
 @cache
 def seen(thread: str, dose: int, draw: int) -> tuple[dict[str, float], str]:
-    """Readings over their lines, and the headline."""
-    own = SHOWN[thread].bridge
+    """Readings over their lines, and the headline, with a share of the pairs having changed places in one ring."""
+    own, order = SHOWN[thread].bridge, torch.arange(run.samples)
+    rows = torch.randperm(run.samples, generator=torch.Generator().manual_seed(draw))
+    rows = rows[: round(run.samples * dose / 100)]
+    order[rows] = rows.roll(1)
     if thread == TEXT:
-        order = mixed(len(own.labels), dose, draw)
-        inputs = own.inputs[0][order]
-        given = replace(own, inputs=inputs, said=(), wanted=())
+        given = replace(own, inputs=own.inputs[0][order], said=(), wanted=())
         gap, line = Speech(given).gap()
-        readings = {
-            "linear probe": probed(inputs, words),
-            "conditioning gap": gap.mean / line,
-        }
+        readings = {"linear probe": probed(given.inputs, words), "conditioning gap": gap.mean / line}
     else:
-        count = len(own.text)
-        given = replace(own, text=own.text[mixed(count, dose, draw)])
+        given = replace(own, text=own.text[order])
         space = Space(given)
-        levels = (100 * hits / count for hits in range(count + 1))
-        line = next(x for x in levels if beats_chance(x, space.k, count))
-        readings = {
-            "linear probe": probed(pooled((given.image,)), given.text),
-            f"R@{space.k}": space.found()[space.k] / line,
-        }
+        levels = (100 * hits / run.samples for hits in range(run.samples + 1))
+        line = next(x for x in levels if beats_chance(x, space.k, run.samples))
+        readings = {"linear probe": probed(pooled((given.image,)), given.text)}
+        readings[f"R@{space.k}"] = space.found()[space.k] / line
     return readings, checkup(given).headline
 
 
-def frame(dose: int, draw: int) -> tuple[Figure, str]:
+# %% tags=["hide-input"]
+def frame(panels, dose: int, draw: int) -> str:
     """Both bridges' readings at one share of shuffled pairs."""
-    figure, told = Figure(figsize=(7.2, 2.5)), []
-    for axes, thread in zip(figure.subplots(1, 2), SHOWN, strict=True):
+    told = []
+    for axes, thread in zip(panels, SHOWN, strict=True):
         readings, named = seen(thread, dose, draw)
         most = max(max(seen(thread, d, draw)[0].values()) for d in DOSES)
         values = list(readings.values())
-        lit = [COLOURS["blue" if v >= 1 else "orange"] for v in values]
-        axes.barh(list(readings), values, color=lit, height=0.55)
+        axes.barh(list(readings), values, color=[BLUE if v >= 1 else ORANGE for v in values], height=0.55)
         for y, value in enumerate(values):
             axes.text(max(value, 1), y, f"  {value:.2g}", va="center", fontsize=9)
         axes.axvline(1, color="black", linewidth=0.9, linestyle=":")
         axes.set_title(f"{thread}:\n{named}", fontsize=9.5)
         axes.set(xlabel="times its line", xlim=(-0.8, 1.2 * most), ylim=(1.6, -0.6))
-        parts = ", ".join(
-            f"{n} {v:.2g} times its line" for n, v in readings.items()
-        )
+        parts = ", ".join(f"{n} {v:.2g} times its line" for n, v in readings.items())
         told.append(f"{thread}, {SHOWN[thread].connector}: {parts}; {named}")
-    return figure, f"{dose} % of the pairs shuffled. {'. '.join(told)}."
+    return f"{dose} % of the pairs shuffled. {'. '.join(told)}."
 
 
-Explorer(
-    "pairs that are shuffled (%)",
-    {str(dose): dose for dose in DOSES},
-    frame,
-    choices={"draw": [0, 1, 2]},
-)
+explore("pairs that are shuffled (%)", DOSES, frame, columns=2, height=2.5, draw=[0, 1, 2])
 
 # %% tags=["remove-input"]
-Markdown(
-    table(
-        f"shuffled (%) | {' | '.join(SHOWN)}",
-        [(str(d), *(seen(thread, d, 0)[1] for thread in SHOWN)) for d in DOSES],
-    )
-)
+heads = ((str(dose), *(seen(thread, dose, 0)[1] for thread in SHOWN)) for dose in DOSES)
+table(f"shuffled (%) | {' | '.join(SHOWN)}", heads)
 
 # %% [markdown]
 # The lines part a bridge that works from one that does not, and one that works for a part of the pairs is on the side of
@@ -697,17 +445,7 @@ Markdown(
 # ## Provenance
 
 # %% tags=["remove-input"]
-parts = {
-    "cases": tally.cases,
-    "wrong": tally.wrong,
-    "ratio": {key: ratio for key, (ratio, _) in scales.items()},
-    "rise": {key: rise for key, (_, rise) in scales.items()},
-}
-run.measure(
-    **{
-        " | ".join((part, *key)): value
-        for part, values in parts.items()
-        for key, value in values.items()
-    }
-)
+for place, (ratio, rise) in scales.items():
+    run.measure(**{" | ".join(("ratio", *place)): ratio, " | ".join(("rise", *place)): rise})
+run.measure(**tally.measured())
 run.close()
