@@ -124,7 +124,8 @@ def at_log_size(named: Settings, towers: bool) -> tuple:
     def loss() -> torch.Tensor:
         for reads in held:
             with torch.no_grad():  # 32 images at once, as the training does it
-                reads.vision_model(pixel_values=torch.zeros(32, 3, 336, 336))
+                pixels = torch.zeros(32, 3, 336, 336)
+                reads.vision_model(pixel_values=pixels)
         return alignment_loss(*bridge(patches, text), named.prefixes, named.prefixes[-1])[0]
 
     return torch.nn.ModuleList([bridge, *held]), loss
