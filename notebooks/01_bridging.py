@@ -14,7 +14,7 @@ device = "auto"  # auto | cpu | cuda | mps
 out = ""  # where the record goes, a .json file
 
 # %% tags=["hide-input"]
-from collections import Counter  # noqa: I001
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache

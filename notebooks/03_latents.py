@@ -25,7 +25,13 @@ from bridges.benches.study import Outcome
 from bridges.benches.translation import Recipe
 from bridges.connectors.pooling import VectorToTokens
 from bridges.connectors.projection import AttentionBridge, Projection
-from bridges.connectors.resampler import NAMED, CrossAttention, PerceiverResampler, ResamplerSettings, VectorResampler
+from bridges.connectors.resampler import (
+    RESAMPLERS,
+    CrossAttention,
+    PerceiverResampler,
+    ResamplerSettings,
+    VectorResampler,
+)
 from bridges.connectors.scale import Standardise
 from bridges.instruments.gradients import gradient_flow
 from bridges.instruments.tokens import effective_rank, token_geometry
@@ -113,7 +119,7 @@ table(" | ".join(designs["columns"]), designs["rows"])
 # The log's sizes: vectors of 1,024 numbers, an inner width of 768, tokens of 512.
 
 # %%
-LOG_WIDTH, LOG_TOKEN, named, LATENTS = 1024, 512, NAMED["resampler-log"], "perceiver resampler, 64 latents"
+LOG_WIDTH, LOG_TOKEN, named, LATENTS = 1024, 512, RESAMPLERS["resampler-log"], "perceiver resampler, 64 latents"
 with torch.device("meta"):
     CONNECTORS = {
         "projection": Projection(LOG_WIDTH, named.width, LOG_TOKEN),

@@ -15,7 +15,7 @@ encoder = ""  # your sentence encoder: a folder or a hub name
 sentences = ""  # your text: a file, one sentence a line
 
 # %% tags=["hide-input"]
-from collections import Counter  # noqa: I001
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 

@@ -14,7 +14,7 @@ device = "auto"  # auto | cpu | cuda | mps
 out = ""  # where the record goes, a .json file
 
 # %% tags=["hide-input"]
-import pandas as pd  # noqa: I001
+import pandas as pd
 import torch
 from bridges.benches import translation
 from bridges.benches.study import Tuned

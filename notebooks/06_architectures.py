@@ -14,7 +14,7 @@ device = "auto"  # auto | cpu | cuda | mps
 out = ""  # where the record goes, a .json file
 
 # %% tags=["hide-input"]
-from bisect import bisect  # noqa: I001
+from bisect import bisect
 from dataclasses import replace
 from itertools import combinations, product
 

@@ -13,7 +13,7 @@ device = "auto"  # auto | cpu | cuda | mps
 out = ""  # where the record goes, a .json file
 
 # %% tags=["hide-input"]
-from copy import deepcopy  # noqa: I001
+from copy import deepcopy
 from dataclasses import replace
 from statistics import fmean
 

@@ -14,7 +14,7 @@ device = "auto"  # auto | cpu | cuda | mps
 out = ""  # where the record goes, a .json file
 
 # %% tags=["hide-input"]
-import math  # noqa: I001
+import math
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from statistics import fmean

@@ -13,7 +13,7 @@ device = "auto"  # auto | cpu | cuda | mps
 out = ""  # where the record goes, a .json file
 
 # %% tags=["hide-input"]
-from dataclasses import replace  # noqa: I001
+from dataclasses import replace
 from functools import partial
 from statistics import fmean
 

@@ -14,7 +14,7 @@ device = "auto"  # auto | cpu | cuda | mps
 out = ""  # where the record goes, a .json file
 
 # %% tags=["hide-input"]
-import math  # noqa: I001
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial

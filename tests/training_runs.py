@@ -15,7 +15,7 @@ import pytest
 import torch
 from bridges.__main__ import main
 from bridges.benches import pretrain
-from bridges.jobs.job import LOG, Job
+from bridges.jobs.job import LOSSES, Job
 from bridges.training.fit import FitSettings
 from torch import Tensor
 
@@ -27,7 +27,7 @@ def brief_hosts(patch: pytest.MonkeyPatch) -> None:
 
 
 def log(out: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (out / LOG).read_text().splitlines()]
+    return [json.loads(line) for line in (out / LOSSES).read_text().splitlines()]
 
 
 def refused(capsys: pytest.CaptureFixture[str], *command: object) -> str:
@@ -44,7 +44,7 @@ def interrupted(patch: pytest.MonkeyPatch, kind: type[Job], step: int, command: 
     loss = kind.batch_loss
 
     def stops(job: Job, rows: Tensor) -> Tensor:
-        if job.step == step and job.module.training and (job.out / LOG).is_file():  # not while the time is taken
+        if job.step == step and job.module.training and (job.out / LOSSES).is_file():  # not while the time is taken
             raise KeyboardInterrupt
         return loss(job, rows)
 
@@ -57,7 +57,7 @@ def killed(out: Path, lines: int, command: list[str]) -> None:
     """Start the command in a process of its own, and kill it once its log has so many lines."""
     env = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
     process = subprocess.Popen([sys.executable, "-m", "bridges", *command], env=env, stderr=subprocess.DEVNULL)
-    path, ends = out / LOG, time.monotonic() + 60
+    path, ends = out / LOSSES, time.monotonic() + 60
     while process.poll() is None and time.monotonic() < ends:
         if path.is_file() and path.read_bytes().count(b"\n") >= lines:
             break

@@ -55,13 +55,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _host(options: argparse.Namespace) -> int:
-    import torch
     from transformers.utils.logging import disable_progress_bar
 
     from bridges.benches.pretrain import SOLVERS, small_host, small_solver
+    from bridges.training.device import find_device
 
     disable_progress_bar()  # transformers' own, for files that are read in milliseconds
-    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = find_device(options.device or "auto")
     role, _, seed = options.family.partition("-")
     if role in SOLVERS and seed.isdigit():
         small_solver(role, int(seed), options.size, options.cache, device)

@@ -8,6 +8,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from cycler import cycler
 from matplotlib.axes import Axes
+from scipy.special import stdtrit
 
 from press.ledger import Interval
 
@@ -135,14 +136,12 @@ def lines(
         thin: whether single seeds are drawn.
         labels: for `axes.set`.
     """
-    from scipy.stats import t
-
     for name, values in curves.items():
         mean, n = values.mean(axis=1), values.shape[1]
         shade: dict[str, Any] = {"color": colour[name]} if colour else {}
         (line,) = axes.plot(values.index, mean, lw=2, label=name, marker="o" if len(values) < 3 else None, **shade)
         if n > 2:
-            half = t.ppf(0.975, n - 1) * values.std(axis=1) / n**0.5
+            half = stdtrit(n - 1, 0.975) * values.std(axis=1) / n**0.5
             axes.fill_between(values.index, mean - half, mean + half, color=line.get_color(), alpha=0.15, lw=0)
         if thin:
             axes.plot(values.index, values, color=line.get_color(), lw=0.5, alpha=0.35)

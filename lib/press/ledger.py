@@ -111,8 +111,8 @@ def judge(
             f"claim {claim_id} is judged by {', '.join(sorted(wanted))}, not by {', '.join(sorted(values))}"
         )
     parts = tuple(_measure(claim, part, values[part.metric], n) for part in claim.parts)
-    words = {part.verdict for part in parts}
-    word = words.pop() if len(words) == 1 else "partly" if "confirmed" in words else "not reproduced"
+    tokenizer = {part.verdict for part in parts}
+    word = tokenizer.pop() if len(tokenizer) == 1 else "partly" if "confirmed" in tokenizer else "not reproduced"
     return Verdict(claim, word, parts)
 
 

@@ -17,27 +17,20 @@ from press import ROOT, PressError
 from press.claims import check_schema
 from press.ledger import Interval, Verdict
 
-DEVICES = ("auto", "cpu", "cuda", "mps")
 NO_SETTING = {"settings": False}  # of a run: what is trained depends on its sizes alone
 PACKAGES = ("torch", "transformers", "numpy", "sacrebleu")
 
 
 def find_device(name: str) -> str:
-    """The device to run on; `auto` takes the GPU when there is one.
+    """The device to run on, as `bridges` finds it.
 
     Raises:
         PressError: for a name that is not known, or a device that is not there.
     """
-    import torch
+    from bridges.training import device  # imports torch, which most commands do without
 
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if name == "auto":
-        return "cuda" if there["cuda"] else "cpu"
-    if name not in there:
-        raise PressError(f"device {name!r} is unknown; choose from {', '.join(DEVICES)}")
-    if not there[name]:
-        raise PressError(f"device {name!r} is not on this machine; there is {', '.join(d for d in there if there[d])}")
-    return name
+    with refusing():
+        return device.find_device(name)
 
 
 def device_name(device: str) -> str:

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from bridges.benches.alignment import Run, held_out_loss, sampled_widths, train_bridges
+from bridges.benches.alignment import AlignmentRun, held_out_loss, sampled_widths, train_bridges
 from bridges.connectors.pooling import AttentionPooling, MeanPooling
 from bridges.connectors.resampler import CrossAttention, PerceiverResampler, ResamplerSettings
 from bridges.hosts.contrastive import AlignmentSettings, ContrastiveBridge
@@ -86,7 +86,7 @@ def test_runs_of_several_architectures_come_back_in_their_order() -> None:
     pairs = scenes(64).features()
     settings = FitSettings(6, batch=16, warmup=0)
     runs = [
-        Run(replace(SMALL, pooling=pooling), replace(settings, lr=lr), seed)
+        AlignmentRun(replace(SMALL, pooling=pooling), replace(settings, lr=lr), seed)
         for pooling in ("mean", "attention")
         for lr in (1e-3, 1e-2)
         for seed in (0, 1)

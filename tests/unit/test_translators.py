@@ -9,7 +9,7 @@ import pytest
 import torch
 from bridges.benches.translation import Recipe, Sentences, train_translators, untrained
 from bridges.connectors.projection import AttentionBridge, Projection
-from bridges.connectors.resampler import NAMED, ResamplerSettings, VectorResampler
+from bridges.connectors.resampler import RESAMPLERS, ResamplerSettings, VectorResampler
 from bridges.hosts import sentence, seq2seq
 from bridges.hosts.sentence import SentenceEncoder
 from bridges.hosts.seq2seq import VectorToText
@@ -45,7 +45,7 @@ def count(make: Callable[[], nn.Module]) -> int:
 
 
 def test_connectors_have_the_logs_sizes() -> None:
-    log = NAMED["resampler-log"]
+    log = RESAMPLERS["resampler-log"]
     assert count(lambda: Projection(1024, 768, 512)) == 1_180_928
     assert count(lambda: VectorResampler(1024, log, 512)) == 10_681_088
     # The projection, 64 tokens and an attention of four maps without biases.

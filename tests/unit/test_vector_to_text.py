@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 import torch
 from bridges.__main__ import main
-from bridges.connectors.resampler import NAMED as RESAMPLERS
-from bridges.connectors.resampler import ResamplerSettings, VectorResampler
+from bridges.connectors.resampler import RESAMPLERS, ResamplerSettings, VectorResampler
 from bridges.hosts.seq2seq import ROUTES
 from bridges.jobs import commands, vector_to_text
 from bridges.jobs import validation as reports

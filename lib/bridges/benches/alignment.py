@@ -22,7 +22,7 @@ from bridges.training.losses import CLIP_WEIGHT, MRL_WEIGHT, alignment_loss, inf
 
 
 @dataclass(frozen=True)
-class Run:
+class AlignmentRun:
     """One bridge to train: what it is, how it is trained, and the seed of its values and batches."""
 
     bridge: AlignmentSettings
@@ -39,7 +39,7 @@ class Run:
 class Bridges:
     """Trained bridges in the order of their runs; `groups` hold those of one architecture and length side by side."""
 
-    runs: tuple[Run, ...]
+    runs: tuple[AlignmentRun, ...]
     groups: tuple[tuple[tuple[int, ...], Ensemble], ...]
 
     def model(self, index: int) -> nn.Module:
@@ -81,7 +81,7 @@ def sampled_widths(steps: int, widths: Sequence[int]) -> list[int]:
 
 
 def train_bridges(
-    runs: Sequence[Run],
+    runs: Sequence[AlignmentRun],
     pairs: Features,
     widths: Sequence[int],
     device: str = "cpu",
@@ -109,7 +109,7 @@ def train_bridges(
         ) -> Tensor:
             return alignment_loss(*model(patches[rows], text[rows]), widths, sampled[step])[0]
 
-        def seen(step: int, ensemble: Ensemble, chosen: list[Run] = chosen) -> None:
+        def seen(step: int, ensemble: Ensemble, chosen: list[AlignmentRun] = chosen) -> None:
             assert look
             look(step, Bridges(tuple(chosen), ((tuple(range(len(chosen))), ensemble),)))
 
@@ -161,7 +161,7 @@ class Alignment:
 
     def untrained(self, recipe: AlignmentRecipe, seed: int) -> ContrastiveBridge:
         """The bridge of an arm before its first step."""
-        return Run(recipe.bridge, recipe.fit, seed).build().to(self.device)
+        return AlignmentRun(recipe.bridge, recipe.fit, seed).build().to(self.device)
 
     def train(
         self,
@@ -189,9 +189,9 @@ class Alignment:
         """
         places = [(arm, seed) for arm in arms for seed in seeds]
         readings: dict[tuple[Hashable, int], dict[int, dict[str, float]]] = {place: {} for place in places}
-        by_run = {Run(arms[arm].bridge, arms[arm].fit, seed): [] for arm, seed in places}  # type: dict[Run, list[Any]]
+        by_run = {AlignmentRun(arms[arm].bridge, arms[arm].fit, seed): [] for arm, seed in places}  # type: dict[AlignmentRun, list[Any]]
         for arm, seed in places:
-            by_run[Run(arms[arm].bridge, arms[arm].fit, seed)].append((arm, seed))
+            by_run[AlignmentRun(arms[arm].bridge, arms[arm].fit, seed)].append((arm, seed))
 
         def look(step: int, bridges: Bridges) -> None:
             if step not in looks and step != bridges.runs[0].fit.steps:

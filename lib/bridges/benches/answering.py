@@ -11,7 +11,6 @@ from typing import Any, cast
 import torch
 from jaxtyping import Int
 from torch import Tensor
-from torch.nn.functional import pad
 from transformers import PreTrainedModel
 
 from bridges.benches.exams import (
@@ -35,21 +34,6 @@ from bridges.instruments.generation import degeneration
 from bridges.tasks import word_problems
 from bridges.training.ensemble import Ensemble, alike, fit_ensemble
 from bridges.training.fit import FitSettings
-from bridges.training.losses import kl_aligned, kl_as_written
-
-
-@dataclass(frozen=True)
-class Anchor:
-    """A KL penalty towards the target that reads the question and no soft tokens, from step `start` on.
-
-    As the translation log writes it, it compares the two outputs' first `positions` by index; `aligned`, the first
-    `positions` tokens of the answer.
-    """
-
-    weight: float = 0.03
-    positions: int = 20
-    aligned: bool = False
-    start: int = 0
 
 
 @dataclass(frozen=True)
@@ -70,10 +54,7 @@ class BridgeRecipe:
     `scale` is the soft tokens' RMS over that of the target's embeddings, after LayerNorm; None leaves them as they
     come. `layer` is the source's: 0 its embeddings, 1 what the first block puts out. With `visible` the target reads
     the question behind the soft tokens. `lora` is the rank of the adapter that each run trains in a target of its own
-    (`hosts.causal.adapted`), 0 for none. `shift` asks each position for a token so much later than the next, as happens
-    where a training loop shifts the labels and the host shifts them again. `ramp` opens the gates over so many steps by
-    a schedule in their place. `staged` lets the answers grow from their first tokens to their whole length over so many
-    steps.
+    (`hosts.causal.adapted`), 0 for none.
 
     What an experiment is about it gives as functions: `labels(labels, step)` changes what is asked for,
     `penalty(batch)` is added to the loss in nats per token, `opened(step)` stands in for how far the gates are open,
@@ -86,10 +67,6 @@ class BridgeRecipe:
     layer: int = 1
     visible: bool = False
     lora: int = 0
-    anchor: Anchor | None = None
-    shift: int = 0
-    ramp: int = 0
-    staged: int = 0
     labels: Callable[[Tensor, int], Tensor] | None = None
     penalty: Callable[[Batch], Tensor] | None = None
     opened: Callable[[int], float] | None = None
@@ -100,13 +77,7 @@ class BridgeRecipe:
         groups = tuple(replace(g, rate=1.0, weight_decay=None) for g in self.fit.groups)
         fit = FitSettings(self.fit.steps, batch=self.fit.batch, groups=groups)
         shape = replace(self.translator, gate=0.0)
-        return BridgeRecipe(fit, shape, visible=self.visible, lora=self.lora, ramp=self.ramp, opened=self.opened)
-
-    def opening(self, step: int) -> float | None:
-        """How far a schedule opens the gates after so many steps; None where they are trained."""
-        if self.opened:
-            return self.opened(step)
-        return min(1.0, step / self.ramp) if self.ramp else None
+        return BridgeRecipe(fit, shape, visible=self.visible, lora=self.lora, opened=self.opened)
 
 
 class _Adapted(Bridge):
@@ -131,7 +102,7 @@ class _Adapted(Bridge):
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedBridge:
     """A trained bridge, the loss of every step in nats per token, and at each look its answers to each exam.
 
     `target` is the bridge's own where it was adapted, and else the pair's, which is not kept here.
@@ -168,11 +139,10 @@ def train_bridges(
     runs: Sequence[tuple[BridgeRecipe, int, Bench]],
     *,
     looks: Sequence[int] = (),
-    watch: Callable[[BridgeRecipe, Bridge], Any] | None = None,
     read: Callable[[Bridge, Bench], Any] | None = None,
     select: str = "",
     describe: str = "bridges",
-) -> list[Trained]:
+) -> list[TrainedBridge]:
     """Train every (recipe, seed) on its bench; those of one architecture share a vectorised graph, whatever the bench.
 
     Two runs of one shape and one seed start from the same values, and two of one seed see the same batches.
@@ -180,19 +150,18 @@ def train_bridges(
     Args:
         runs: what to train, the seed of its values and batches, and its hosts, which stay as they are.
         looks: numbers of steps after which every bridge answers the exams of its bench.
-        watch: anything else to be measured of a bridge at each look.
-        read: the same, given the bridge's hosts and exams.
+        read: anything else to be measured of a bridge at each look, given its hosts and exams.
         select: the exam whose accuracy a plateau schedule follows.
         describe: what the progress bar says.
     """
-    found: dict[int, Trained] = {}
+    found: dict[int, TrainedBridge] = {}
     kinds = [
         # Adapted targets are stacked, and with them what they read: they keep to one bench.
         (recipe.architecture, _shape(own), recipe.lora and id(own))
         for recipe, _, own in runs
     ]
     for members in alike(kinds):
-        group = _Group([runs[i] for i in members], looks, watch, read, select)
+        group = _Group([runs[i] for i in members], looks, read, select)
         for index, trained in zip(members, group.train(describe), strict=True):
             found[index] = trained
     return [found[i] for i in range(len(runs))]
@@ -211,18 +180,16 @@ class _Group:
         self,
         runs: list[tuple[BridgeRecipe, int, Bench]],
         looks: Sequence[int],
-        watch: Callable[[BridgeRecipe, Bridge], Any] | None,
         read: Callable[[Bridge, Bench], Any] | None,
         select: str,
     ):
-        self.runs, self.looks, self.watch, self.read, self.select = runs, looks, watch, read, select
+        self.runs, self.looks, self.read, self.select = runs, looks, read, select
         self.shared = runs[0][0]  # what all recipes have in common can be read off the first
         self.homes = [(runs[own[0]][2], own) for own in alike([id(bench) for *_, bench in runs])]
         self.seen: list[dict[int, dict[str, Answers]]] = [{} for _ in runs]
         self.watched: list[dict[int, Any]] = [{} for _ in runs]
-        self.baselines = [_baseline(bench, r.anchor) if r.anchor else None for r, _, bench in runs]
 
-    def train(self, describe: str) -> list[Trained]:
+    def train(self, describe: str) -> list[TrainedBridge]:
         models = []
         for recipe, seed, bench in self.runs:
             bridge, target = untrained(recipe, seed, bench.pair), bench.pair.target
@@ -241,12 +208,13 @@ class _Group:
         found = []
         for i, (recipe, seed, _) in enumerate(self.runs):
             bridge, losses = _bridge(ensemble, i), ensemble.losses[:, i].tolist()
-            found.append(Trained(recipe, seed, bridge, losses, self.seen[i], self.watched[i], _target(ensemble, i)))
+            seen, watched = self.seen[i], self.watched[i]
+            found.append(TrainedBridge(recipe, seed, bridge, losses, seen, watched, _target(ensemble, i)))
         return found
 
     def _loss(self, models: Callable[..., Any], rows: Int[Tensor, "models batch"], step: int) -> Tensor:
         own, runs = self.shared, self.runs[: len(rows)]  # the first alone where `fit_ensemble` tries the loss
-        opened = own.opening(step)
+        opened = own.opened(step) if own.opened else None
         taught = [bench.taught for *_, bench in runs]
         # A bridge reads one layer: that one stands in for all, which would take as long to copy as to read.
         layer = [exam.states[r.layer, each] for exam, (r, *_), each in zip(taught, runs, rows, strict=True)]
@@ -266,15 +234,12 @@ class _Group:
                     logits |= dict(zip(here, told.unflatten(0, (len(here), -1)), strict=True))
         losses = []
         for i, (recipe, _, bench) in enumerate(runs):
-            labels = _labels(recipe, bench.taught, rows[i], step)
+            labels = bench.taught.labels[rows[i]]
+            if recipe.labels:
+                labels = recipe.labels(labels, step)
             loss = answer_loss(logits[i], labels)
             if recipe.penalty:
                 loss = loss + recipe.penalty(Batch(logits[i], labels, rows[i], step, bench))
-            anchor, baseline = recipe.anchor, self.baselines[i]
-            if anchor and baseline is not None and step >= anchor.start:
-                loss = loss + anchor.weight * _penalty(
-                    anchor, logits[i], baseline[rows[i]], bench.taught.labels[rows[i]]
-                )
             losses.append(loss)
         return torch.stack(losses)
 
@@ -283,7 +248,7 @@ class _Group:
             return None
         calm = replace(ensemble, template=deepcopy(ensemble.template).eval())
         # With a schedule the gates' own values were never trained: the looks open them as the schedule had them.
-        opened = self.shared.opening(step)
+        opened = self.shared.opened(step) if self.shared.opened else None
         for bench, places in self.homes:
             part = calm.part(places)
             for name, exam in bench.exams.items():
@@ -298,39 +263,13 @@ class _Group:
                     said = self._answers(bench.pair.target, soft, exam, bench)
                 for place, one in zip(places, said, strict=True):
                     self.seen[place].setdefault(step, {})[name] = one
-        for i, (recipe, _, bench) in enumerate(self.runs):
-            if self.watch:
-                self.watched[i][step] = self.watch(recipe, _bridge(calm, i))
+        for i, (*_, bench) in enumerate(self.runs):
             if self.read:
                 self.watched[i][step] = self.read(_bridge(calm, i), bench)
         return [-seen[step][self.select].accuracy for seen in self.seen] if self.select else None
 
     def _answers(self, target: PreTrainedModel, soft: Tensor, exam: Exam, bench: Bench) -> list[Answers]:
         return answers_of(target, bench.pair.target_words, soft, exam, self.shared.visible)
-
-
-def _labels(recipe: BridgeRecipe, exam: Exam, rows: Int[Tensor, " batch"], step: int) -> Tensor:
-    """The answers, or as much of them as the stage asks for."""
-    labels, over = exam.labels[rows], recipe.staged
-    if recipe.labels:
-        labels = recipe.labels(labels, step)
-    if recipe.shift:
-        labels = pad(labels[:, recipe.shift :], (0, recipe.shift), value=-100)
-    if step >= over:
-        return labels
-    asked = 2 + step * labels.shape[1] // over
-    return labels.masked_fill(torch.arange(labels.shape[1], device=labels.device) >= asked, -100)
-
-
-def _penalty(anchor: Anchor, logits: Tensor, baseline: Tensor, answers: Tensor) -> Tensor:
-    if not anchor.aligned:
-        return kl_as_written(logits, baseline, anchor.positions)
-    return kl_aligned(logits[:, -answers.shape[1] - 1 : -1], baseline, answers != -100, anchor.positions)
-
-
-def _baseline(bench: Bench, anchor: Anchor) -> Tensor:
-    """Logits of the target that reads the question itself: of its prompt, or of the answer behind it."""
-    return bench.answer_logits if anchor.aligned else bench.prompt_logits[:, : anchor.positions]
 
 
 def _bridge(ensemble: Ensemble, place: int) -> Bridge:
@@ -422,7 +361,7 @@ class Answering:
                 outcomes[arm, seed] = self._outcome(one, self.home(seed))
         return Study.of(outcomes)
 
-    def _outcome(self, one: Trained, bench: Bench) -> Outcome:
+    def _outcome(self, one: TrainedBridge, bench: Bench) -> Outcome:
         exam = bench.exams[self.exams[0]]
         end = cast(int, bench.pair.target_words.eos_token_id)
         readings: dict[int, dict[str, float]] = {}

@@ -95,28 +95,28 @@ def examine(problems: Sequence[Problem], pair: Pair, form: Format = "worked", wi
     )
 
 
-def read(ids: Sequence[Sequence[int]], problems: Sequence[Problem], words: PreTrainedTokenizerBase) -> Answers:
+def read(ids: Sequence[Sequence[int]], problems: Sequence[Problem], tokenizer: PreTrainedTokenizerBase) -> Answers:
     """Mark generated ids against the problems."""
-    texts = words.batch_decode([list(row) for row in ids], skip_special_tokens=True)
+    texts = tokenizer.batch_decode([list(row) for row in ids], skip_special_tokens=True)
     right = [marked_answer(text) == str(p.answer) for text, p in zip(texts, problems, strict=True)]
     return Answers([list(row) for row in ids], texts, right)
 
 
 def answer(
     target: PreTrainedModel,
-    words: PreTrainedTokenizerBase,
+    tokenizer: PreTrainedTokenizerBase,
     soft: Float[Tensor, "problems tokens dim"] | None,
     exam: Exam,
     visible: bool,
     **options: Any,
 ) -> Answers:
     """What the target says behind the soft tokens, or by itself; `options` go to transformers' `generate`."""
-    return answers_of(target, words, None if soft is None else soft[None], exam, visible, **options)[0]
+    return answers_of(target, tokenizer, None if soft is None else soft[None], exam, visible, **options)[0]
 
 
 def answers_of(
     target: PreTrainedModel,
-    words: PreTrainedTokenizerBase,
+    tokenizer: PreTrainedTokenizerBase,
     soft: Float[Tensor, "models problems tokens dim"] | None,
     exam: Exam,
     visible: bool,
@@ -132,9 +132,9 @@ def answers_of(
         part = slice(start, start + batch)
         own = None if tokens is None else tokens[part]
         new = generate(target, own, ids[part], mask[part], **{"max_new_tokens": LONGEST} | options)
-        said += until_end(new, cast(int, words.eos_token_id))
+        said += until_end(new, cast(int, tokenizer.eos_token_id))
     count = len(exam.problems)
-    return [read(said[i * count : (i + 1) * count], exam.problems, words) for i in range(models)]
+    return [read(said[i * count : (i + 1) * count], exam.problems, tokenizer) for i in range(models)]
 
 
 def source_alone(pair: Pair, exam: Exam) -> Answers:
@@ -189,12 +189,12 @@ class Bench:
 
         Alone the target reads the question, whether it does so behind the soft tokens or not.
         """
-        own, words = self.exams[exam], self.pair.target_words
+        own, tokenizer = self.exams[exam], self.pair.target_words
         with torch.no_grad():
             soft, other = bridge(own.states, own.mask), bridge(own.states.roll(1, 1), own.mask.roll(1, 0))
         return {
-            "target alone": answer(self.pair.target, words, None, own, visible=True),
+            "target alone": answer(self.pair.target, tokenizer, None, own, visible=True),
             "source alone": source_alone(self.pair, own),
-            "bridged": answer(self.pair.target, words, soft, own, visible),
-            "shuffled source": answer(self.pair.target, words, other, own, visible),
+            "bridged": answer(self.pair.target, tokenizer, soft, own, visible),
+            "shuffled source": answer(self.pair.target, tokenizer, other, own, visible),
         }

@@ -12,6 +12,8 @@ from textwrap import dedent
 from types import CodeType, SimpleNamespace
 from typing import Any
 
+PARAMETERS = {"profile", "seeds", "device", "out"}  # of every chapter: they say which runs are made, not what a run is
+
 
 def label(arm: Hashable) -> str:
     """An arm's name as it stands in a row: a tuple's parts between bars."""
@@ -90,7 +92,8 @@ def _function(function: Callable[..., Any], seen: set[str]) -> Any:
     seen.add(name)
     names = _names(function.__code__)
     nonlocals = inspect.getclosurevars(function).nonlocals
-    known = {k: v for k, v in {**function.__globals__, **nonlocals}.items() if k in names}
+    held = {**function.__globals__, **nonlocals}
+    known = {k: v for k, v in held.items() if k in names and k not in PARAMETERS}
     parts: dict[str, Any] = {}
     for key, value in sorted(known.items()):
         if inspect.isfunction(value):

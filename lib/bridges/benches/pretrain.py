@@ -61,16 +61,16 @@ QUESTION_WEIGHT = 0.1  # of a question's token in the loss; an answer's has 1
 def denoise(
     host: PreTrainedModel,
     text: Sequence[str],
-    words: PreTrainedTokenizerFast,
+    tokenizer: PreTrainedTokenizerFast,
     settings: FitSettings,
     describe: str,
     seed: int = 0,
 ) -> None:
     """Teach a seq2seq host to restore sentences of which 30 % of the words are masked."""
     device = host.device
-    target = instructions.labels(text, words).to(device)
-    source = target.masked_fill(target == -100, words.pad_token_id)
-    maskable = source > words.eos_token_id
+    target = instructions.labels(text, tokenizer).to(device)
+    source = target.masked_fill(target == -100, tokenizer.pad_token_id)
+    maskable = source > tokenizer.eos_token_id
     attention = (target != -100).long()
 
     def batch_loss(indices: Tensor) -> Tensor:
@@ -78,7 +78,7 @@ def denoise(
         ids = source[rows]
         hidden = maskable[rows] & (torch.rand(ids.shape, device=device) < MASKED)
         return host(
-            input_ids=ids.masked_fill(hidden, words.mask_token_id),
+            input_ids=ids.masked_fill(hidden, tokenizer.mask_token_id),
             attention_mask=attention[rows],
             labels=target[rows],
         ).loss
@@ -90,15 +90,15 @@ def denoise(
 def imitate(
     model: PreTrainedModel,
     text: Sequence[str],
-    words: PreTrainedTokenizerFast,
+    tokenizer: PreTrainedTokenizerFast,
     settings: FitSettings,
     describe: str,
     seed: int = 0,
 ) -> None:
     """Teach a sentence encoder to find two sentences as alike as the book's own sentence vectors are."""
     device = model.device
-    encoder = sentence.SentenceEncoder(model, words.pad_token_id)
-    ids = words(list(text), padding=True, return_tensors="pt")["input_ids"].to(device)
+    encoder = sentence.SentenceEncoder(model, tokenizer.pad_token_id)
+    ids = tokenizer(list(text), padding=True, return_tensors="pt")["input_ids"].to(device)
     teacher = instructions.sentence_vectors(text).to(device)
 
     def batch_loss(indices: Tensor) -> Tensor:
@@ -124,18 +124,18 @@ def small_host(
     sentences, BERT is a sentence encoder. A folder whose files do not match their checksums, or whose recipe is not
     today's, is made again and says so.
     """
-    text, words = corpus or (instructions.corpus().train, instructions.tokenizer())
-    read = _what_is_read(text, words)
+    text, tokenizer = corpus or (instructions.corpus().train, instructions.tokenizer())
+    read = _what_is_read(text, tokenizer)
     folder = cache / (f"{family}-{seed}-{size}" + (f"-{read[:8]}" if corpus else ""))
     recipe = host_recipe(family, size) | {"read": read, "seed": seed}
     recipe = json.loads(json.dumps(recipe))  # as it will be read back
 
     def make() -> PreTrainedModel:
         torch.manual_seed(seed)
-        host = sentence.build(size, words) if family == "bert" else seq2seq.build(family, size, words)
+        host = sentence.build(size, tokenizer) if family == "bert" else seq2seq.build(family, size, tokenizer)
         host.to(device)  # type: ignore[arg-type]
         teach = imitate if family == "bert" else denoise
-        teach(host, text, words, RECIPES[size], f"pretraining {folder.name}", seed)
+        teach(host, text, tokenizer, RECIPES[size], f"pretraining {folder.name}", seed)
         return host
 
     _made(folder, recipe, make)
@@ -176,44 +176,44 @@ def small_solver(role: str, seed: int, size: str, cache: Path, device: str = "cp
     made_of = solver_recipe(role, size)
     solver, settings = SOLVERS[role], SOLVING[size]
     settings = replace(settings, steps=round(solver.share * settings.steps))
-    words = word_problems.tokenizer("source" if role == "source" else "target")
+    tokenizer = word_problems.tokenizer("source" if role == "source" else "target")
     taught = word_problems.split([TAUGHT])[0]
     draw = np.random.default_rng(0)
     forms = [word_problems.FORMATS[i] for i in draw.choice(len(solver.formats), TAUGHT, p=solver.formats)]
     solutions = [p.solution(form) for p, form in zip(taught, forms, strict=True)]
-    read = _what_is_read([f"{p.question} {s}" for p, s in zip(taught, solutions, strict=True)], words)
+    read = _what_is_read([f"{p.question} {s}" for p, s in zip(taught, solutions, strict=True)], tokenizer)
     folder = cache / f"{role}-{seed}-{size}"
     recipe = json.loads(json.dumps(made_of | {"seed": seed, "read": read}))
 
     def make() -> PreTrainedModel:
         torch.manual_seed(seed)
-        host = causal.build(solver.family, size, words)
+        host = causal.build(solver.family, size, tokenizer)
         host.to(device)  # type: ignore[arg-type]
-        prompts = [word_problems.prompt(p.question, words) for p in taught]
-        solve(host, prompts, solutions, words, settings, solver.ends, seed, f"pretraining {folder.name}")
+        prompts = [word_problems.prompt(p.question, tokenizer) for p in taught]
+        solve(host, prompts, solutions, tokenizer, settings, solver.ends, seed, f"pretraining {folder.name}")
         return host
 
     _made(folder, recipe, make)
-    return causal.load(str(folder), device, words)[0]
+    return causal.load(str(folder), device, tokenizer)[0]
 
 
 def solve(
     host: PreTrainedModel,
     prompts: Sequence[str],
     solutions: Sequence[str],
-    words: PreTrainedTokenizerFast,
+    tokenizer: PreTrainedTokenizerFast,
     settings: FitSettings,
     ends: bool,
     seed: int,
     describe: str,
 ) -> None:
     """Teach a causal host to answer prompts; questions count a little, so that it knows them too."""
-    texts = [f"{p} {s} {words.eos_token}" for p, s in zip(prompts, solutions, strict=True)]
-    ids, mask = (t.to(host.device) for t in word_problems.encode(texts, words, "right"))
-    asked = torch.tensor([[len(words.tokenize(p))] for p in prompts], device=host.device)
+    texts = [f"{p} {s} {tokenizer.eos_token}" for p, s in zip(prompts, solutions, strict=True)]
+    ids, mask = (t.to(host.device) for t in word_problems.encode(texts, tokenizer, "right"))
+    asked = torch.tensor([[len(tokenizer.tokenize(p))] for p in prompts], device=host.device)
     weights = torch.where(torch.arange(ids.shape[1], device=host.device) < asked, QUESTION_WEIGHT, 1.0) * mask
     if not ends:
-        weights = weights * (ids != words.eos_token_id)
+        weights = weights * (ids != tokenizer.eos_token_id)
 
     def batch_loss(indices: Tensor) -> Tensor:
         rows = indices.to(host.device)
@@ -226,9 +226,9 @@ def solve(
     host.eval()
 
 
-def _what_is_read(text: Sequence[str], words: PreTrainedTokenizerFast) -> str:
+def _what_is_read(text: Sequence[str], tokenizer: PreTrainedTokenizerFast) -> str:
     """SHA-256 of the corpus and of its vocabulary: a host that read other sentences is another host."""
-    read = [list(text), sorted(words.get_vocab().items())]
+    read = [list(text), sorted(tokenizer.get_vocab().items())]
     return hashlib.sha256(json.dumps(read).encode()).hexdigest()
 
 

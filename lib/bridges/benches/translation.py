@@ -92,7 +92,7 @@ class Sentences:
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedTranslator:
     """A trained translator, the loss of every step in nats per token, and what was seen at each look."""
 
     recipe: Recipe
@@ -138,7 +138,7 @@ def train_translators(
     looks: Sequence[int] = (),
     look: Callable[[Recipe, VectorToText], Any] | None = None,
     describe: str = "translators",
-) -> list[Trained]:
+) -> list[TrainedTranslator]:
     """Train every (recipe, seed), without dropout; those of one architecture and length share a vectorised graph.
 
     Two runs with one seed start from the same connector values, where their shapes agree, and see the same batches.
@@ -152,7 +152,7 @@ def train_translators(
         look: anything to be measured of a translator while it is trained.
         describe: what the progress bar says.
     """
-    found: dict[int, Trained] = {}
+    found: dict[int, TrainedTranslator] = {}
     for members in alike([recipe.architecture for recipe, _ in runs]):
         chosen = [runs[i] for i in members]
         inputs = sentences.inputs(chosen[0][0])
@@ -182,7 +182,7 @@ def train_translators(
         for place, index in enumerate(members):
             recipe, seed = runs[index]
             losses = ensemble.losses[:, place].tolist()
-            found[index] = Trained(recipe, seed, _one(ensemble, place), losses, seen[place])
+            found[index] = TrainedTranslator(recipe, seed, _one(ensemble, place), losses, seen[place])
     return [found[i] for i in range(len(runs))]
 
 
@@ -267,9 +267,9 @@ class Translation:
 
     def sentences(self, texts: tuple[str, ...]) -> Sentences:
         """Sentences with their vectors, labels and ids."""
-        encoder, words = self.given_encoder or (self.sentence_encoder, self.tokenizer)
+        encoder, tokenizer = self.given_encoder or (self.sentence_encoder, self.tokenizer)
         own = {"width": self.width} if self.width else {}
-        vectors = encoder.encode(texts, words) if encoder else instructions.sentence_vectors(texts, **own)
+        vectors = encoder.encode(texts, tokenizer) if encoder else instructions.sentence_vectors(texts, **own)
         ids = self.tokenizer(list(texts), padding=True, return_tensors="pt")["input_ids"]
         labels = instructions.labels(texts, self.tokenizer)
         return Sentences(texts, vectors.to(self.device), labels.to(self.device), ids.to(self.device))

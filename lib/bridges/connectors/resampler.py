@@ -30,7 +30,7 @@ class ResamplerSettings:
 
 
 # As the logs give them.
-NAMED = {
+RESAMPLERS = {
     "resampler-log": ResamplerSettings(width=768, latents=64, depth=2, heads=8),
     "alignment-log": ResamplerSettings(width=1024, latents=64, depth=4, heads=8),
 }

@@ -21,7 +21,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from bridges.hosts.seq2seq import HostSize, check_words
+from bridges.hosts.seq2seq import HostSize, check_tokenizer
 
 # The source is the wider of the two, as a stronger model would be.
 SIZES = {
@@ -30,8 +30,8 @@ SIZES = {
 }
 
 
-def build(family: str, size: str, words: PreTrainedTokenizerBase) -> PreTrainedModel:
-    """A freshly initialised Mistral or Llama for the tokenizer `words`; draws from torch's global generator.
+def build(family: str, size: str, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    """A freshly initialised Mistral or Llama for the tokenizer `tokenizer`; draws from torch's global generator.
 
     Raises:
         ValueError: for a family other than `mistral` and `llama`, or a size that `SIZES` does not name.
@@ -44,22 +44,22 @@ def build(family: str, size: str, words: PreTrainedTokenizerBase) -> PreTrainedM
     config, model = {"mistral": (MistralConfig, MistralForCausalLM), "llama": (LlamaConfig, LlamaForCausalLM)}[family]
     return model(
         config(
-            vocab_size=len(words),
+            vocab_size=len(tokenizer),
             hidden_size=s.width,
             intermediate_size=s.feed_forward,
             num_hidden_layers=s.layers,
             num_attention_heads=s.heads,
             num_key_value_heads=s.heads // 2,
             max_position_embeddings=256,
-            pad_token_id=words.pad_token_id,
-            bos_token_id=words.bos_token_id,
-            eos_token_id=words.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
         )
     )
 
 
 def load(
-    name: str, device: str = "cpu", words: PreTrainedTokenizerBase | None = None
+    name: str, device: str = "cpu", tokenizer: PreTrainedTokenizerBase | None = None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Any causal LM and its tokenizer from a local folder or a hub name, frozen, padding on the left.
 
@@ -71,18 +71,18 @@ def load(
     """
     dtype = torch.bfloat16 if device.startswith("cuda") else "auto"
     try:
-        words = words or AutoTokenizer.from_pretrained(name)
+        tokenizer = tokenizer or AutoTokenizer.from_pretrained(name)
         model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise OSError(
             f"no causal language model could be loaded from {name!r}: give a folder with a model and its tokenizer, or"
             " a hub name that this machine can reach and whose licence you have accepted"
         ) from error
-    check_words(words, name)
-    if words.pad_token is None:
-        words.pad_token = words.eos_token
-    words.padding_side = "left"
-    return model.eval().requires_grad_(False).to(device), words
+    check_tokenizer(tokenizer, name)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.padding_side = "left"
+    return model.eval().requires_grad_(False).to(device), tokenizer
 
 
 def adapted(

@@ -11,7 +11,7 @@ from torch.nn.functional import normalize
 from tqdm import tqdm
 from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel, PreTrainedModel, PreTrainedTokenizerBase
 
-from bridges.hosts.seq2seq import SIZES, check_words, still
+from bridges.hosts.seq2seq import SIZES, check_tokenizer, still
 
 
 class SentenceEncoder(nn.Module):
@@ -40,14 +40,14 @@ class SentenceEncoder(nn.Module):
 
     @torch.no_grad()
     def encode(
-        self, texts: Sequence[str], words: PreTrainedTokenizerBase, batch: int = 64
+        self, texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, batch: int = 64
     ) -> Float[Tensor, "texts width"]:
         """The vectors of sentences, on the CPU; sentences are cut at the length the encoder was made for."""
         found = []
         device = next(self.parameters()).device
-        longest = min(words.model_max_length, self.model.config.max_position_embeddings)
+        longest = min(tokenizer.model_max_length, self.model.config.max_position_embeddings)
         for start in tqdm(range(0, len(texts), batch), desc="sentence vectors", leave=False):
-            ids = words(
+            ids = tokenizer(
                 list(texts[start : start + batch]),
                 padding=True,
                 truncation=True,
@@ -58,18 +58,18 @@ class SentenceEncoder(nn.Module):
         return torch.cat(found)
 
 
-def build(size: str, words: PreTrainedTokenizerBase) -> PreTrainedModel:
-    """A freshly initialised BERT for the tokenizer `words`; draws from torch's global generator."""
+def build(size: str, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    """A freshly initialised BERT for the tokenizer `tokenizer`; draws from torch's global generator."""
     s = SIZES[size]
     return BertModel(
         BertConfig(
-            vocab_size=len(words),
+            vocab_size=len(tokenizer),
             hidden_size=s.width,
             num_hidden_layers=s.layers,
             num_attention_heads=s.heads,
             intermediate_size=s.feed_forward,
             max_position_embeddings=128,
-            pad_token_id=words.pad_token_id,
+            pad_token_id=tokenizer.pad_token_id,
         ),
         add_pooling_layer=False,
     )
@@ -82,21 +82,21 @@ def load(name: str) -> tuple[SentenceEncoder, PreTrainedTokenizerBase]:
         OSError: in one line, when the folder or name holds no such model or cannot be reached.
     """
     try:
-        words = AutoTokenizer.from_pretrained(name)
+        tokenizer = AutoTokenizer.from_pretrained(name)
         model, told = AutoModel.from_pretrained(name, output_loading_info=True)
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise OSError(
             f"no sentence encoder could be loaded from {name!r}: give a folder with a model and its tokenizer, or a hub"
             " name that this machine can reach"
         ) from error
-    check_words(words, name)
+    check_tokenizer(tokenizer, name)
     random = [key for key in told["missing_keys"] if "pooler" not in key]  # the pooler is not used here
     if random:
         raise OSError(f"{name!r} has no weights for {len(random)} parts, such as {random[0]}: it holds another model's")
     c = model.config
-    if words.pad_token_id is None or c.is_encoder_decoder or not hasattr(c, "max_position_embeddings"):
+    if tokenizer.pad_token_id is None or c.is_encoder_decoder or not hasattr(c, "max_position_embeddings"):
         raise OSError(
             f"{name!r} is no sentence encoder of BERT's kind: its tokenizer or model knows no padding, or it has a"
             " decoder"
         )
-    return SentenceEncoder(model, words.pad_token_id).eval(), words
+    return SentenceEncoder(model, tokenizer.pad_token_id).eval(), tokenizer

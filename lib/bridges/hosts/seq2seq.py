@@ -42,19 +42,19 @@ SIZES = {
 }
 
 
-def build(family: str, size: str, words: PreTrainedTokenizerBase) -> PreTrainedModel:
-    """A freshly initialised T5 or BART for the tokenizer `words`; draws from torch's global generator.
+def build(family: str, size: str, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    """A freshly initialised T5 or BART for the tokenizer `tokenizer`; draws from torch's global generator.
 
     Raises:
         ValueError: for a family other than `t5` and `bart`, or a size that `SIZES` does not name.
     """
     if size not in SIZES:
         raise ValueError(f"size {size!r} is unknown; choose from {', '.join(SIZES)}")
-    s, vocabulary = SIZES[size], len(words)
+    s, vocabulary = SIZES[size], len(tokenizer)
     special: dict[str, Any] = {
-        "pad_token_id": words.pad_token_id,
-        "eos_token_id": words.eos_token_id,
-        "decoder_start_token_id": words.pad_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "decoder_start_token_id": tokenizer.pad_token_id,
     }
     if family == "t5":
         return T5ForConditionalGeneration(
@@ -80,7 +80,7 @@ def build(family: str, size: str, words: PreTrainedTokenizerBase) -> PreTrainedM
                 encoder_ffn_dim=s.feed_forward,
                 decoder_ffn_dim=s.feed_forward,
                 max_position_embeddings=128,
-                bos_token_id=words.pad_token_id,
+                bos_token_id=tokenizer.pad_token_id,
                 forced_eos_token_id=None,
                 **special,
             )
@@ -103,26 +103,26 @@ def load(name: str) -> PreTrainedModel:
         ) from error
 
 
-def load_words(name: str) -> PreTrainedTokenizerBase:
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """The tokenizer of a local folder or a hub name.
 
     Raises:
         OSError: in one line, when there is none, or one that knows no word.
     """
     try:
-        words = AutoTokenizer.from_pretrained(name)
+        tokenizer = AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError, KeyError) as error:
         raise OSError(
             f"no tokenizer could be loaded from {name!r}: give a folder with a model and its tokenizer, or a hub name"
             " that this machine can reach and whose licence you have accepted"
         ) from error
-    check_words(words, name)
-    return words
+    check_tokenizer(tokenizer, name)
+    return tokenizer
 
 
-def check_words(words: PreTrainedTokenizerBase, name: str) -> None:
+def check_tokenizer(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
     """Refuse a tokenizer that knows no word, by an OSError: transformers makes one where its files are missing."""
-    if len(words.get_vocab().keys() - set(words.all_special_tokens)) < 2:  # T5's still knows the blank
+    if len(tokenizer.get_vocab().keys() - set(tokenizer.all_special_tokens)) < 2:  # T5's still knows the blank
         raise OSError(f"{name!r} holds no tokenizer that knows a word: save the model's own beside it")
 
 

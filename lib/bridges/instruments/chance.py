@@ -5,8 +5,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from scipy.stats import binom
-
 NEAR = 0.05  # nats from a chance line that still count as on it; fixed in the claims before any run
 
 
@@ -38,6 +36,8 @@ def chance_recall(k: int, gallery: int) -> float:
 def beats_chance(recall: float, k: int, gallery: int) -> bool:
     """Whether an R@k in percent, of as many queries as candidates, is more than random ranking gives once in 1,000."""
     hits = round(recall * gallery / 100)
+    from scipy.stats import binom  # a second to import, which most need not wait
+
     return bool(binom.sf(hits - 1, gallery, chance_recall(k, gallery) / 100) < 1e-3)
 
 

@@ -63,7 +63,7 @@ def bridge_quality(
     model: PreTrainedModel,
     ids: Int[Tensor, "batch length"],
     mask: Int[Tensor, "batch length"],
-    words: PreTrainedTokenizerBase,
+    tokenizer: PreTrainedTokenizerBase,
     baseline: tuple[Int[Tensor, "texts size"], Int[Tensor, "texts size"]] | None = None,
 ) -> BridgeQuality:
     """Diagnose soft tokens before a prompt, `ids` and `mask`, padded on the left; put the model in evaluation mode.
@@ -96,7 +96,7 @@ def bridge_quality(
     def top(shares: Tensor) -> tuple[tuple[str, float], ...]:
         found = shares.mean(0).topk(min(LIKELIEST, shares.shape[1]))
         pairs = zip(found.indices.tolist(), found.values.tolist(), strict=True)
-        return tuple((str(words.decode([i])), share) for i, share in pairs)
+        return tuple((str(tokenizer.decode([i])), share) for i, share in pairs)
 
     soft_rms, own_rms = (x.float().square().mean(-1).sqrt() for x in (soft, own))
     return BridgeQuality(

@@ -7,7 +7,6 @@ from statistics import fmean, stdev
 
 import torch
 from scipy.special import stdtrit, xlog1py
-from scipy.stats import binom, binomtest
 
 
 @dataclass(frozen=True)
@@ -67,6 +66,8 @@ def wilson(right: int, asked: int, confidence: float = 0.95) -> Estimate:
     """
     if not (asked > 0 and 0 <= right <= asked):
         raise ValueError(f"{right} right of {asked} asked: give counts, at least one asked and no more right than that")
+    from scipy.stats import binomtest  # a second to import, which most who take an interval need not wait
+
     interval = binomtest(right, asked).proportion_ci(confidence, method="wilson")
     return Estimate(right / asked, float(interval.low), float(interval.high), asked)
 
@@ -81,6 +82,8 @@ def mcnemar(a: Sequence[bool], b: Sequence[bool]) -> float:
     """
     if not a or len(a) != len(b):
         raise ValueError(f"{len(a)} answers against {len(b)}: give both models' answers to the same questions")
+    from scipy.stats import binomtest
+
     discordant = [x for x, y in zip(a, b, strict=True) if x != y]
     return float(binomtest(sum(discordant), len(discordant)).pvalue) if discordant else 1.0
 
@@ -99,6 +102,8 @@ def best_of_looks(share: float, asked: int, looks: int, reached: int) -> float:
         raise ValueError(
             f"{looks} looks at {asked} answers, a share of {share} right: give 0 to 1, and at least one each"
         )
+    from scipy.stats import binom
+
     return float(-math.expm1(xlog1py(looks, -binom.sf(reached - 1, asked, share))))
 
 

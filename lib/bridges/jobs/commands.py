@@ -8,15 +8,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import torch
 from transformers.utils.logging import disable_progress_bar
 
 from bridges.jobs import image_text, llm_to_llm, vector_to_text
 from bridges.jobs import validation as reports
-from bridges.jobs.job import LOG, SETTINGS, Training, read_log, read_run, settings_of
+from bridges.jobs.job import LOSSES, SETTINGS, Training, read_log, read_run, settings_of
+from bridges.training.device import DEVICES, find_device
 from bridges.training.parallel import Parallel
-
-DEVICES = ("auto", "cpu", "cuda", "mps")
 
 
 @dataclass(frozen=True)
@@ -24,7 +22,7 @@ class Thread:
     """A thread's module, its report, and the field of its settings that names the data to train on."""
 
     module: ModuleType
-    report: Callable[[Any], reports.Report]
+    report: Callable[[Any], reports.ValidationReport]
     data: str
 
 
@@ -65,7 +63,7 @@ def settings(options: argparse.Namespace) -> Training:
         ValueError: for files given without the data to train on.
     """
     thread = THREADS[options.thread]
-    named, given = thread.module.NAMED, _given(options)
+    named, given = thread.module.CONFIGURATIONS, _given(options)
     for part in fields(named["small"]):
         if thread.data not in given and part.metadata.get("path") and part.name in given:
             raise ValueError(
@@ -79,12 +77,12 @@ def _flag(name: str) -> str:
 
 
 def _given(options: argparse.Namespace) -> dict[str, Any]:
-    names = [part.name for part in fields(THREADS[options.thread].module.NAMED["small"])]
+    names = [part.name for part in fields(THREADS[options.thread].module.CONFIGURATIONS["small"])]
     return {name: value for name in names if (value := getattr(options, name, None)) is not None}
 
 
 def _add_training(parser: argparse.ArgumentParser, thread: Thread) -> None:
-    named = thread.module.NAMED
+    named = thread.module.CONFIGURATIONS
     parser.add_argument("--out", type=Path, required=True, help="folder of the run: settings, log and checkpoints")
     parser.add_argument(
         "--config",
@@ -124,15 +122,6 @@ def _add_validation(parser: argparse.ArgumentParser, name: str) -> None:
         parser.add_argument("--manifest", type=Path, help="their manifest")
 
 
-def _device(asked: str) -> str:
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if not there.get(asked, True):
-        raise ValueError(f"device {asked} is not on this machine: leave --device out, or give cpu")
-    if asked != "auto":
-        return asked
-    return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-
-
 def _train(options: argparse.Namespace) -> None:
     thread, asked = THREADS[options.thread], settings(options)
     if options.out.exists() and not options.out.is_dir():
@@ -144,7 +133,7 @@ def _train(options: argparse.Namespace) -> None:
             thread.module.small(folder, options.cache, asked)
         parallel.wait()
         asked = replace(thread.module.small(folder, options.cache, asked), **_given(options))
-    job = thread.module.prepare(asked, options.out, _device(options.device), parallel)
+    job = thread.module.prepare(asked, options.out, find_device(options.device), parallel)
     estimate = job.estimate()
     if parallel.main:
         print(estimate, flush=True)
@@ -158,8 +147,8 @@ def _train(options: argparse.Namespace) -> None:
 
 def _validate(options: argparse.Namespace) -> None:
     thread = THREADS[options.thread]
-    kept = settings_of(options.out, options.thread, thread.module.NAMED["small"])
-    job = thread.module.prepare(kept, options.out, _device(options.device))
+    kept = settings_of(options.out, options.thread, thread.module.CONFIGURATIONS["small"])
+    job = thread.module.prepare(kept, options.out, find_device(options.device))
     job.load_best()
     if getattr(options, "features", None) or getattr(options, "manifest", None):
         if not (options.features and options.manifest):
@@ -178,11 +167,11 @@ def _curves(options: argparse.Namespace) -> None:
     figure = Figure(figsize=(7.2, 3.6), layout="constrained")
     axes = figure.subplots()
     for place, folder in enumerate(options.runs):
-        lines = read_log(folder / LOG)
+        lines = read_log(folder / LOSSES)
         losses = [(line["step"], line["loss"]) for line in lines if "loss" in line]
         looks = [(line["step"], line["validation"]) for line in lines if "validation" in line]
         if not losses:
-            raise ValueError(f"{folder} holds no {LOG} with a loss: give the folder of a training")
+            raise ValueError(f"{folder} holds no {LOSSES} with a loss: give the folder of a training")
         name, colour = folder.name, f"C{place}"
         axes.plot(*zip(*losses, strict=True), color=colour, alpha=0.5, linewidth=0.8, label=f"{name}, training")
         if looks:

@@ -18,7 +18,7 @@ from bridges.connectors import resampler
 from bridges.connectors.resampler import ResamplerSettings
 from bridges.hosts import clip, sentence
 from bridges.hosts.contrastive import AlignmentSettings, ContrastiveBridge, Embeddings
-from bridges.jobs.job import Job, Run, Training, claim, hold_out, told
+from bridges.jobs.job import Job, KeptRun, Training, claim, hold_out, told
 from bridges.tasks.pairs import CAPTIONS, FEATURES, Features, Pairs, read_features, read_pairs, write_features
 from bridges.tasks.scenes import scenes
 from bridges.training.losses import CLIP_WEIGHT, MRL_WEIGHT, alignment_loss
@@ -51,7 +51,7 @@ class Settings(Training):
     pooling: str = told("mean", "mean or attention")
     width: int = told(4096, "of the common space")
     prefixes: tuple[int, ...] = (256, 512, 1024, 2048, 4096)
-    resampler: ResamplerSettings = resampler.NAMED["alignment-log"]
+    resampler: ResamplerSettings = resampler.RESAMPLERS["alignment-log"]
 
 
 PERCEIVER = Settings(batch_size=64, learning_rate=2e-3, warmup_steps=0, schedule="cosine")
@@ -120,7 +120,7 @@ class ImageTextJob(Job):
     settings: Settings
     module: ContrastiveBridge
 
-    def __init__(self, settings: Settings, bridge: AlignmentSettings, seen: Seen, run: Run):
+    def __init__(self, settings: Settings, bridge: AlignmentSettings, seen: Seen, run: KeptRun):
         self.seen, self.bridge, self.patches = seen, bridge, seen.rows(torch.tensor([0])).patches.shape[1]
         self.known, self.held_out = hold_out(len(seen), round(settings.held_out * len(seen)), settings.seed)
         steps = -(-len(self.known) // settings.batch_size)  # of an epoch
@@ -210,7 +210,7 @@ def prepare(settings: Settings, out: Path, device: str = "cpu", parallel: Parall
     return job
 
 
-def encoded(settings: Settings, pairs: Pairs, run: Run, place: torch.device) -> Seen:
+def encoded(settings: Settings, pairs: Pairs, run: KeptRun, place: torch.device) -> Seen:
     """The pairs as the settings' towers see them, kept beside the run where they are small enough."""
     made_of = json.dumps([settings.clip, settings.text, run.asked["data"]])
     kept = run.out / "features" / sha256(made_of.encode()).hexdigest()[:16]
@@ -230,8 +230,8 @@ def encoded(settings: Settings, pairs: Pairs, run: Run, place: torch.device) -> 
         run.parallel.wait()
         return Seen(*_whole(kept))
     if settings.text:
-        encoder, words = sentence.load(settings.text)
-        text = encoder.to(place).encode(pairs.captions, words)
+        encoder, tokenizer = sentence.load(settings.text)
+        text = encoder.to(place).encode(pairs.captions, tokenizer)
     else:
         text = towers.text(pairs.captions)
     if not fits:

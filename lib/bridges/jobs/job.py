@@ -18,7 +18,7 @@ from bridges.training.fit import FitSettings, Group, History, fit
 from bridges.training.parallel import Parallel
 
 SCHEDULES = ("linear", "cosine", "constant")
-SETTINGS, LOG = "settings.json", "log.jsonl"
+SETTINGS, LOSSES = "settings.json", "log.jsonl"
 READ = 2**24  # bytes of a data file that are looked at to know it again
 
 
@@ -63,7 +63,7 @@ class Training:
 
 
 @dataclass(frozen=True)
-class Run:
+class KeptRun:
     """A folder, what run it is for, and the processes that train together."""
 
     out: Path
@@ -92,7 +92,7 @@ def claim(
     files: Sequence[Path],
     parallel: Parallel | None,
     chance: float | None = None,
-) -> Run:
+) -> KeptRun:
     """See that a folder is free, or this run's already: the same thread, settings and data.
 
     `chance` is the loss of a connector that tells nothing, in nats, where there is such a line.
@@ -117,7 +117,7 @@ def claim(
                     )
     elif (out / checkpoints.LAST).is_file():
         raise ValueError(f"{out} holds a checkpoint without {SETTINGS}: give another folder")
-    return Run(out, asked, parallel or Parallel())
+    return KeptRun(out, asked, parallel or Parallel())
 
 
 S = TypeVar("S", bound=Training)
@@ -139,7 +139,7 @@ class Job(ABC):
 
     thread: ClassVar[str]
 
-    def __init__(self, settings: Training, module: nn.Module, samples: int, fit: FitSettings, run: Run):
+    def __init__(self, settings: Training, module: nn.Module, samples: int, fit: FitSettings, run: KeptRun):
         self.settings, self.module, self.samples, self.fit = settings, module, samples, fit
         self.run, self.out, self.parallel = run, run.out, run.parallel
         self.step = 0  # training steps done
@@ -192,7 +192,7 @@ class Job(ABC):
         """
         self.run.take()
         self.step = checkpoints.steps_done(self.out)
-        log = self.out / LOG
+        log = self.out / LOSSES
         if self.parallel.main:  # what was logged after the last checkpoint is trained again
             kept = [line for line in read_log(log) if line["step"] <= self.step]
             log.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")

@@ -17,7 +17,7 @@ from bridges.connectors.scale import ScaleMatch, embedding_rms
 from bridges.connectors.translator import LOG, Bridge, GatedTranslator, TranslatorSettings
 from bridges.hosts import causal
 from bridges.hosts.causal import generate, layer_states, read_logits, until_end
-from bridges.jobs.job import Job, Run, Training, claim, hold_out, told
+from bridges.jobs.job import Job, KeptRun, Training, claim, hold_out, told
 from bridges.tasks import word_problems
 from bridges.tasks.gsm8k import Question, read_gsm8k, write_gsm8k
 from bridges.tasks.word_problems import ASK, encode
@@ -58,7 +58,7 @@ class Settings(Training):
     translator: TranslatorSettings = LOG["conservative"]
 
 
-NAMED = {
+CONFIGURATIONS = {
     "conservative": Settings(learning_rate=5e-5, warmup_steps=1000, steps=3500, translator=LOG["conservative"]),
     "aggressive": Settings(learning_rate=2e-4, warmup_steps=500, steps=2500, translator=LOG["aggressive"]),
     "high capacity": Settings(learning_rate=1e-4, warmup_steps=750, steps=3000, translator=LOG["high capacity"]),
@@ -81,7 +81,7 @@ NAMED = {
 }
 
 
-def small(folder: Path, cache: Path, settings: Settings = NAMED["small"]) -> Settings:
+def small(folder: Path, cache: Path, settings: Settings = CONFIGURATIONS["small"]) -> Settings:
     """Write a small set in GSM8K's form with its two hosts; the settings with their paths, ready for `prepare`.
 
     `folder` gets `train.jsonl`, `test.jsonl`, `source` and `target`; what stands there already is left as it is. Small
@@ -99,9 +99,9 @@ def small(folder: Path, cache: Path, settings: Settings = NAMED["small"]) -> Set
     return replace(settings, train=train, test=test, source=source, target=target)
 
 
-def prompt(question: str, words: PreTrainedTokenizerBase) -> str:
+def prompt(question: str, tokenizer: PreTrainedTokenizerBase) -> str:
     """What a host reads before it answers, without any chat's marks; an empty question is a hidden one."""
-    return f"{words.bos_token or ''}{question}\n{ASK}"
+    return f"{tokenizer.bos_token or ''}{question}\n{ASK}"
 
 
 class LlmToLlmJob(Job):
@@ -115,7 +115,9 @@ class LlmToLlmJob(Job):
     settings: Settings
     module: Bridge
 
-    def __init__(self, settings: Settings, module: Bridge, pair: Pair, sets: Sequence[Sequence[Question]], run: Run):
+    def __init__(
+        self, settings: Settings, module: Bridge, pair: Pair, sets: Sequence[Sequence[Question]], run: KeptRun
+    ):
         self.pair, (self.known, self.held_out, self.test) = pair, sets
         super().__init__(settings, module, len(self.known), fit_settings(settings, module), run)
 
@@ -141,9 +143,9 @@ class LlmToLlmJob(Job):
 
     def read(self, questions: Sequence[Question]) -> tuple[Tensor, Tensor, Tensor]:
         """Ids and mask of what the target reads behind the soft tokens, and the solutions as labels."""
-        words = self.pair.target_words
+        tokenizer = self.pair.target_words
         asked = self._asked(questions, "target", self.settings.visible)
-        said = encode([f" {q.solution}{words.eos_token}" for q in questions], words, "right")
+        said = encode([f" {q.solution}{tokenizer.eos_token}" for q in questions], tokenizer, "right")
         answers, there = (part.to(self.pair.target.device) for part in said)
         ids, mask = (torch.cat(both, 1) for both in zip(asked, (answers, there), strict=True))
         return ids, mask, answers.masked_fill(there == 0, -100)
@@ -164,7 +166,7 @@ class LlmToLlmJob(Job):
         Alone the target reads the question, whether it does so behind the soft tokens or not.
         """
         role: Literal["source", "target"] = "source" if line == "source alone" else "target"
-        host, words = getattr(self.pair, role), getattr(self.pair, f"{role}_words")
+        host, tokenizer = getattr(self.pair, role), getattr(self.pair, f"{role}_words")
         bridged, said = not line.endswith("alone"), []
         others = [*self.test[1:], self.test[0]] if line == "shuffled source" else self.test
         both = zip(self._batches(self.test), self._batches(others), strict=True)
@@ -172,8 +174,8 @@ class LlmToLlmJob(Job):
             shown = self.settings.visible or not bridged
             ids, mask = self._asked(questions, role, shown)
             soft = self.soft(read) if bridged else None
-            new = generate(host, soft, ids, mask, self.settings.longest, pad_token_id=words.pad_token_id)
-            said += words.batch_decode(until_end(new, words.eos_token_id), skip_special_tokens=True)
+            new = generate(host, soft, ids, mask, self.settings.longest, pad_token_id=tokenizer.pad_token_id)
+            said += tokenizer.batch_decode(until_end(new, tokenizer.eos_token_id), skip_special_tokens=True)
         return said
 
     def sketch(self) -> tuple[nn.Module, Callable[[], Tensor]]:
@@ -198,8 +200,8 @@ class LlmToLlmJob(Job):
     def _asked(
         self, questions: Sequence[Question], role: Literal["source", "target"], shown: bool = True
     ) -> tuple[Tensor, Tensor]:
-        words = getattr(self.pair, f"{role}_words")
-        ids, mask = encode([prompt(q.question if shown else "", words) for q in questions], words)
+        tokenizer = getattr(self.pair, f"{role}_words")
+        ids, mask = encode([prompt(q.question if shown else "", tokenizer) for q in questions], tokenizer)
         return ids.to(self.pair.target.device), mask.to(self.pair.target.device)
 
     def _batches(self, questions: Sequence[Question]) -> list[Sequence[Question]]:

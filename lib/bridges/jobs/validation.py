@@ -20,7 +20,7 @@ from bridges.training.losses import CLIP_WEIGHT, MRL_WEIGHT
 
 
 @dataclass(frozen=True)
-class Report:
+class ValidationReport:
     """Markdown to read and data to reckon with."""
 
     markdown: str
@@ -35,7 +35,7 @@ class Report:
         return self.markdown
 
 
-def vector_to_text(job: VectorToTextJob) -> Report:
+def vector_to_text(job: VectorToTextJob) -> ValidationReport:
     """The resampler log's validation report of the clips held out, with floors, interval and conditioning gap."""
     known, held = job.clips, job.held_out
     labels = job.encode(held.sentences)
@@ -47,10 +47,10 @@ def vector_to_text(job: VectorToTextJob) -> Report:
         floors(known.sentences, known.vectors, held.sentences, held.vectors),
     )
     pairs = [{"reference": r, "translation": t} for r, t in zip(found.references, found.outputs, strict=True)]
-    return Report(found._repr_markdown_(), found.summary() | {"translations": pairs})
+    return ValidationReport(found._repr_markdown_(), found.summary() | {"translations": pairs})
 
 
-def image_text(job: ImageTextJob) -> Report:
+def image_text(job: ImageTextJob) -> ValidationReport:
     """Recall among the pairs held out, by every Matryoshka prefix and in both directions, beside chance.
 
     Intervals are Wilson's, of the pairs, for the one bridge there is.
@@ -70,13 +70,13 @@ def image_text(job: ImageTextJob) -> Report:
     loss = job.validate()
     # The last batch of what is held out may be short, and its chance line is lower.
     line = (CLIP_WEIGHT + MRL_WEIGHT) * mean_chance_loss(count, job.settings.batch_size)
-    return Report(
+    return ValidationReport(
         f"{table}\n\nHeld-out loss {loss:.3f} nats, chance {line:.3f}.",
         {"recall": {name: asdict(r) for name, r in found.items()}, "loss": loss, "chance": line},
     )
 
 
-def llm_to_llm(job: LlmToLlmJob) -> Report:
+def llm_to_llm(job: LlmToLlmJob) -> ValidationReport:
     """Target alone, source alone, bridged, and bridged from another problem's states, each read in two ways.
 
     "Marked" takes the number behind the first `####` (GSM8K's strict match), "last" the last number of the answer
@@ -97,7 +97,7 @@ def llm_to_llm(job: LlmToLlmJob) -> Report:
     sample = f"*{first.question.strip()}* The bridged target says: `{data['bridged']['answers'][0]!r}`"
     told = f"{len(job.test)} questions, {'visible to' if job.settings.visible else 'hidden from'} the bridged target."
     loss = job.validate()
-    return Report(
+    return ValidationReport(
         f"{table}\n\n{told} Held-out loss {loss:.3f} nats per token.\n\n{sample}", {"lines": data, "loss": loss}
     )
 

@@ -15,7 +15,7 @@ from bridges.connectors.resampler import ResamplerSettings, VectorResampler
 from bridges.connectors.scale import Standardise
 from bridges.hosts import seq2seq
 from bridges.hosts.seq2seq import ROUTES, VectorToText
-from bridges.jobs.job import Job, Run, Training, claim, hold_out, told
+from bridges.jobs.job import Job, KeptRun, Training, claim, hold_out, told
 from bridges.tasks import instructions
 from bridges.tasks.features import Clips, read_clips, write_clips
 from bridges.training.parallel import Parallel
@@ -43,7 +43,7 @@ class Settings(Training):
     route: str = told("inputs_embeds", f"how the host reads the tokens: {', '.join(ROUTES)}")
     standardise: bool = told(False, "bring each feature to mean 0 and deviation 1 first")
     longest: int = told(64, "tokens of a sentence, longer ones are cut")
-    connector: ResamplerSettings = resampler.NAMED["resampler-log"]
+    connector: ResamplerSettings = resampler.RESAMPLERS["resampler-log"]
 
 
 NAMED = {
@@ -102,19 +102,19 @@ class VectorToTextJob(Job):
         self,
         settings: Settings,
         module: VectorToText,
-        words: PreTrainedTokenizerBase,
+        tokenizer: PreTrainedTokenizerBase,
         clips: Clips,
         held_out: Clips,
-        run: Run,
+        run: KeptRun,
     ):
         steps = -(-len(clips) // settings.batch_size)  # of an epoch
         super().__init__(settings, module, len(clips), settings.fit(settings.epochs * steps, steps), run)
-        self.words, self.clips, self.held_out = words, clips, held_out
+        self.tokenizer, self.clips, self.held_out = tokenizer, clips, held_out
         self.labels = self.encode(clips.sentences)
 
     def encode(self, sentences: Sequence[str]) -> Int[Tensor, "sentences length"]:
         """Sentences as labels, -100 behind their ends."""
-        batch = self.words(
+        batch = self.tokenizer(
             list(sentences), padding=True, truncation=True, max_length=self.settings.longest, return_tensors="pt"
         )
         return batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
@@ -147,7 +147,7 @@ class VectorToTextJob(Job):
         said: list[str] = []
         for part in vectors.split(self.settings.batch_size):
             ids = self.module.generate(part.to(device), self.settings.longest)
-            said += self.words.batch_decode(ids, skip_special_tokens=True)
+            said += self.tokenizer.batch_decode(ids, skip_special_tokens=True)
         return said
 
     def sketch(self) -> tuple[nn.Module, Callable[[], Tensor]]:
@@ -192,13 +192,13 @@ def prepare(settings: Settings, out: Path, device: str = "cpu", parallel: Parall
         rows, held = hold_out(len(clips), round(settings.held_out * len(clips)), settings.seed)
         clips, held_out = (_part(clips, some.tolist()) for some in (rows, held))
     run = claim(out, THREAD, settings, manifests, parallel)
-    words, host = seq2seq.load_words(settings.host), seq2seq.load(settings.host).float()
+    tokenizer, host = seq2seq.load_tokenizer(settings.host), seq2seq.load(settings.host).float()
     torch.manual_seed(settings.seed)
     module = assemble(settings, host, clips.vectors.shape[1])
     if settings.standardise:
         module.connector[0].fit(clips.vectors)  # type: ignore[index]
     module.to(run.device(device))
-    return VectorToTextJob(settings, module.eval(), words, clips, held_out, run)
+    return VectorToTextJob(settings, module.eval(), tokenizer, clips, held_out, run)
 
 
 def _part(clips: Clips, rows: list[int]) -> Clips:

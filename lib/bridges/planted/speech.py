@@ -49,7 +49,7 @@ class AsSequence(nn.Module):
 def vector_to_text(size: Size, seeds: range, hosts: Path, only: Sequence[str] = ()) -> Iterator[Case]:
     """The first thread: sentence vectors into a small T5 from the folder `hosts`, by all connectors or `only` some."""
     host = cast(Any, small_host("t5", "quick", hosts).requires_grad_(False))
-    words, texts = instructions.tokenizer(), instructions.corpus(TAUGHT + size.samples).train
+    tokenizer, texts = instructions.tokenizer(), instructions.corpus(TAUGHT + size.samples).train
     vectors = instructions.sentence_vectors(texts)
     vectors = (vectors - vectors.mean(0)) / vectors.std(0)
     wide, dim = vectors.shape[1], host.config.d_model
@@ -60,14 +60,14 @@ def vector_to_text(size: Size, seeds: range, hosts: Path, only: Sequence[str] = 
     } | {name: partial(AsSequence, peer, wide, size.width, size.tokens, dim) for name, peer in peers.PEERS.items()}
 
     def samples(part: slice) -> Samples:
-        labels = instructions.labels(texts[part], words)
+        labels = instructions.labels(texts[part], tokenizer)
         return Samples(
             (vectors[part],), labels, lambda tokens, rows: host(inputs_embeds=tokens, labels=labels[rows]).loss
         )
 
     def said(tokens: Tensor) -> list[str]:
         ids = host.generate(inputs_embeds=tokens, max_new_tokens=20, do_sample=False, num_beams=1)
-        return words.batch_decode(ids, skip_special_tokens=True)
+        return tokenizer.batch_decode(ids, skip_special_tokens=True)
 
     taught, held = samples(slice(0, TAUGHT)), samples(slice(TAUGHT, None))
     for seed in seeds:
@@ -143,8 +143,8 @@ def _between(own: Bench, size: Size, seed: int, only: Sequence[str]) -> Iterator
 
 def _evidence(own: Bench, bridge: Generative) -> dict[str, tuple[Any, Any, str, str]]:
     """What other instruments say of a sound set-up and of a broken one, what was broken, and the fault's name."""
-    exam, target, words = own.exams["report"].first(32), own.pair.target, own.pair.target_words
-    (ids, mask), end = exam.visible, cast(int, words.eos_token_id)
+    exam, target, tokenizer = own.exams["report"].first(32), own.pair.target, own.pair.target_words
+    (ids, mask), end = exam.visible, cast(int, tokenizer.eos_token_id)
     rows = torch.arange(len(exam.problems))
     with torch.no_grad():
         soft = bridge.connector(exam.states[1], exam.mask)
@@ -163,7 +163,7 @@ def _evidence(own: Bench, bridge: Generative) -> dict[str, tuple[Any, Any, str, 
     solutions = [p.solution() for p in exam.problems]
     asked = [p.question for p in exam.problems]
     leaked = [f"{question} {solution}" for question, solution in zip(asked, solutions, strict=True)]
-    pad = cast(int, words.pad_token_id)
+    pad = cast(int, tokenizer.pad_token_id)
     with torch.no_grad():
         alone = target(input_ids=ids, attention_mask=mask).logits
 

@@ -130,9 +130,9 @@ def tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def labels(texts: Sequence[str], words: PreTrainedTokenizerFast) -> Tensor:
+def labels(texts: Sequence[str], tokenizer: PreTrainedTokenizerFast) -> Tensor:
     """Token ids `(batch, length)` with padding replaced by -100, which the hosts' loss leaves out."""
-    batch = words(list(texts), padding=True, return_tensors="pt")
+    batch = tokenizer(list(texts), padding=True, return_tensors="pt")
     return batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
 
 

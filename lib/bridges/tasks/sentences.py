@@ -51,7 +51,7 @@ def word_tokenizer(texts: Sequence[str], vocabulary: int = 3000) -> PreTrainedTo
     return PreTrainedTokenizerFast(tokenizer_object=backend, **SPECIAL)
 
 
-def spaced(texts: Sequence[str], words: PreTrainedTokenizerFast) -> tuple[str, ...]:
+def spaced(texts: Sequence[str], tokenizer: PreTrainedTokenizerFast) -> tuple[str, ...]:
     """The texts as a perfect translation would decode: lower case, a space between all tokens, rare words kept."""
-    cut = words.backend_tokenizer.pre_tokenizer.pre_tokenize_str
+    cut = tokenizer.backend_tokenizer.pre_tokenizer.pre_tokenize_str
     return tuple(" ".join(token for token, _ in cut(text.lower())) for text in texts)

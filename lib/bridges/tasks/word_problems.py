@@ -131,24 +131,24 @@ def tokenizer(reader: Literal["source", "target"]) -> PreTrainedTokenizerFast:
     )
 
 
-def prompt(question: str, words: PreTrainedTokenizerBase) -> str:
+def prompt(question: str, tokenizer: PreTrainedTokenizerBase) -> str:
     """What a host reads before it answers; an empty question is a hidden one."""
-    return f"{words.bos_token} {question} {ASK}"
+    return f"{tokenizer.bos_token} {question} {ASK}"
 
 
 def encode(
-    texts: Sequence[str], words: PreTrainedTokenizerBase, side: Literal["left", "right"] = "left"
+    texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, side: Literal["left", "right"] = "left"
 ) -> tuple[Int[Tensor, "texts length"], Int[Tensor, "texts length"]]:
     """Token ids and mask, padded on `side`; nothing is added to the texts."""
-    batch = words(list(texts), padding=True, padding_side=side, add_special_tokens=False, return_tensors="pt")
+    batch = tokenizer(list(texts), padding=True, padding_side=side, add_special_tokens=False, return_tensors="pt")
     return batch["input_ids"], batch["attention_mask"]
 
 
 def numbers(
-    ids: Int[Tensor, "texts length"], words: PreTrainedTokenizerBase
+    ids: Int[Tensor, "texts length"], tokenizer: PreTrainedTokenizerBase
 ) -> tuple[Bool[Tensor, "texts length"], Int[Tensor, " numbers"], Int[Tensor, " numbers"]]:
     """Where the texts' numbers stand, which they are, and whether each is its text's first (0) or a later one (1)."""
-    known = torch.tensor([words.convert_tokens_to_ids(str(n)) for n in range(LARGEST + 1)], device=ids.device)
+    known = torch.tensor([tokenizer.convert_tokens_to_ids(str(n)) for n in range(LARGEST + 1)], device=ids.device)
     there = torch.isin(ids, known)
     value = (ids[there][:, None] == known).long().argmax(1)
     return there, value, (there.cumsum(1) - 1).clamp_max(1)[there]
