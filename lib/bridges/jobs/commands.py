@@ -63,7 +63,7 @@ def settings(options: argparse.Namespace) -> Training:
         ValueError: for files given without the data to train on.
     """
     thread = THREADS[options.thread]
-    named, given = thread.module.CONFIGURATIONS, _given(options)
+    named, given = thread.module.NAMED, _given(options)
     for part in fields(named["small"]):
         if thread.data not in given and part.metadata.get("path") and part.name in given:
             raise ValueError(
@@ -77,12 +77,12 @@ def _flag(name: str) -> str:
 
 
 def _given(options: argparse.Namespace) -> dict[str, Any]:
-    names = [part.name for part in fields(THREADS[options.thread].module.CONFIGURATIONS["small"])]
+    names = [part.name for part in fields(THREADS[options.thread].module.NAMED["small"])]
     return {name: value for name in names if (value := getattr(options, name, None)) is not None}
 
 
 def _add_training(parser: argparse.ArgumentParser, thread: Thread) -> None:
-    named = thread.module.CONFIGURATIONS
+    named = thread.module.NAMED
     parser.add_argument("--out", type=Path, required=True, help="folder of the run: settings, log and checkpoints")
     parser.add_argument(
         "--config",
@@ -147,7 +147,7 @@ def _train(options: argparse.Namespace) -> None:
 
 def _validate(options: argparse.Namespace) -> None:
     thread = THREADS[options.thread]
-    kept = settings_of(options.out, options.thread, thread.module.CONFIGURATIONS["small"])
+    kept = settings_of(options.out, options.thread, thread.module.NAMED["small"])
     job = thread.module.prepare(kept, options.out, find_device(options.device))
     job.load_best()
     if getattr(options, "features", None) or getattr(options, "manifest", None):

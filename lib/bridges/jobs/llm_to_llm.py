@@ -58,7 +58,7 @@ class Settings(Training):
     translator: TranslatorSettings = LOG["conservative"]
 
 
-CONFIGURATIONS = {
+NAMED = {
     "conservative": Settings(learning_rate=5e-5, warmup_steps=1000, steps=3500, translator=LOG["conservative"]),
     "aggressive": Settings(learning_rate=2e-4, warmup_steps=500, steps=2500, translator=LOG["aggressive"]),
     "high capacity": Settings(learning_rate=1e-4, warmup_steps=750, steps=3000, translator=LOG["high capacity"]),
@@ -81,7 +81,7 @@ CONFIGURATIONS = {
 }
 
 
-def small(folder: Path, cache: Path, settings: Settings = CONFIGURATIONS["small"]) -> Settings:
+def small(folder: Path, cache: Path, settings: Settings = NAMED["small"]) -> Settings:
     """Write a small set in GSM8K's form with its two hosts; the settings with their paths, ready for `prepare`.
 
     `folder` gets `train.jsonl`, `test.jsonl`, `source` and `target`; what stands there already is left as it is. Small
