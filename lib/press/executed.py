@@ -49,6 +49,9 @@ def swap(app: Sphinx, docname: str, source: list[str]) -> None:
             cell.metadata["tags"] += ["remove-cell"]  # the provenance at the chapter's end says it in words
         if cell.cell_type == "markdown":
             cell.source = numbered(cell.source)
+        for output in cell.get("outputs", []):
+            if "text/markdown" in output.get("data", {}):
+                output["data"]["text/markdown"] = numbered(output["data"]["text/markdown"])
     source[0] = nbformat.writes(notebook)
 
 

@@ -306,7 +306,7 @@ class Answering:
 
     @property
     def depends(self) -> list[object]:
-        """The recipes of the hosts, without their seeds: rows made with others are stale."""
+        """The recipes of the hosts, without their seeds, with which rows go stale."""
         return [solver_recipe(role, self.size) for role in ("source", self.target)]
 
     def home(self, seed: int) -> Bench:

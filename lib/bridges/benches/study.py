@@ -85,7 +85,7 @@ class Study:
 
     @property
     def rows(self) -> pd.DataFrame:
-        """What is spoken of: for each arm its rows of record, or those made here where it has none."""
+        """What is spoken of, for each arm its rows of record or else those made here."""
         if self.record is None or _live.get():
             return self.made
         unrecorded = ~self.made["arm"].isin(self.record["arm"].unique())

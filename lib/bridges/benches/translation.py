@@ -235,7 +235,7 @@ class Translation:
 
     @property
     def depends(self) -> list[object]:
-        """The recipes of the hosts, without their seeds, and what was given: rows made with others are stale."""
+        """The recipes of the hosts, without their seeds, and what was given, with which rows go stale."""
         recipes: list[object] = [host_recipe(family, self.size) for family in ("t5", "bart", self.encoder) if family]
         return [*recipes, self._given] if self.given_text or self.given_encoder else recipes
 

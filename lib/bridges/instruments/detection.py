@@ -14,7 +14,7 @@ class Detection:
 
     @property
     def score(self) -> float:
-        """Hits minus false alarms, -1 to 1: Youden's index (1950). 0 says nothing, however much is rejected."""
+        """Hits minus false alarms, from -1 to 1."""
         return self.hits - self.false_alarms
 
     def _repr_markdown_(self) -> str:
