@@ -14,7 +14,7 @@ class Detection:
 
     @property
     def score(self) -> float:
-        """Hits minus false alarms, from -1 to 1."""
+        """Hits minus false alarms, from -1 to 1 (Youden 1950); 0 says nothing, however much is rejected."""
         return self.hits - self.false_alarms
 
     def _repr_markdown_(self) -> str:
