@@ -8,6 +8,7 @@ stored ones. `pytest notebooks` runs them all again.
 import nbformat
 import pytest
 from press import EXECUTED, NOTEBOOKS
+from press.chapter import word_of
 from press.pairs import CHECKED, differing
 
 CHAPTERS = sorted(NOTEBOOKS.glob("*.ipynb"))
@@ -43,7 +44,7 @@ def checked_output(path) -> str:
 
 @pytest.mark.parametrize("path", CHAPTERS, ids=lambda p: p.stem)
 def test_the_book_as_it_was_run_has_the_stored_verdicts(path) -> None:
-    executed = EXECUTED / path.name
+    executed = EXECUTED / f"{word_of(path.stem)}.ipynb"
     if not executed.is_file():
         pytest.fail("the book is not built: run make book first", pytrace=False)
     assert checked_output(executed) == checked_output(path)
