@@ -279,9 +279,9 @@ Markdown(
 # %% [markdown]
 # The right panel of {numref}`fig-rates-grid` has the log's hope and its refutation in one curve. At a rate that is too
 # low the frozen translator has hardly begun to listen, and another part that moves is a help. At a rate that suits the
-# connector, the same training moves the encoder's vectors away from what they were taught, and the further they have
-# moved, by the last table, the less is translated. The log's fifth does what it is meant to do, it keeps the vectors where
-# they were; but so does freezing, which costs nothing.
+# connector, the same training moves the encoder's vectors away from what they were taught, as the last table shows, and
+# buys less than a point with it. The log's fifth does what it is meant to do, it keeps the vectors where they were; but so
+# does freezing, which costs nothing.
 #
 # That holds where the vectors contain the sentence to begin with. An encoder whose vectors lack something could gain
 # more. The probe of [the chapter before](collapse.ipynb) tells which case one has.
