@@ -123,11 +123,11 @@ def check_parameters(notebook: Path, given: Mapping[str, str], *, here: bool = T
 
     if "out" in given:
         raise PressError("out is set by this command; run papermill itself to write the record elsewhere")
-    known = papermill.inspect_notebook(str(notebook))
+    chapter, known = word_of(notebook.stem), papermill.inspect_notebook(str(notebook))
     values: dict[str, Any] = {}
     for name, text in given.items():
         if name not in known:
-            raise PressError(f"{notebook.stem} has no parameter {name!r}; it takes {', '.join(known)}")
+            raise PressError(f"{chapter} has no parameter {name!r}; it takes {', '.join(known)}")
         default = ast.literal_eval(known[name]["default"])
         choices = known[name]["help"].split(";")[0].split(" | ")
         try:

@@ -512,10 +512,10 @@ def test_solvers_are_kept_checked_and_made_again(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(pretrain, "TAUGHT", 40)
     first = small_solver("target", 0, "quick", tmp_path)
     again = small_solver("target", 0, "quick", tmp_path)
-    assert capfd.readouterr().out.count("pretraining target0-quick") == 1
+    assert capfd.readouterr().out.count("pretraining target-0-quick") == 1
     assert torch.equal(first.get_input_embeddings().weight, again.get_input_embeddings().weight)
     assert not any(p.requires_grad for p in again.parameters())
-    damaged = tmp_path / "target0-quick" / "model.safetensors"
+    damaged = tmp_path / "target-0-quick" / "model.safetensors"
     damaged.unlink()  # `again` has the old file mapped into memory
     damaged.write_bytes(b"damaged")
     mended = small_solver("target", 0, "quick", tmp_path)
@@ -534,5 +534,5 @@ def test_unknown_solvers_are_refused(tmp_path: Path) -> None:
 def test_the_command_names_the_hosts_there_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     monkeypatch.setattr("sys.argv", ["bridges", "host", "soruce2", "--cache", str(tmp_path)])
     assert main() == 1
-    assert "no host 'soruce2'; choose t5, bart, bert, or one of source, target" in capsys.readouterr().err
+    assert "no host 'soruce2'; choose t5, bart, bert or one of source, target" in capsys.readouterr().err
     assert not any(tmp_path.iterdir())
