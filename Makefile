@@ -5,7 +5,7 @@ CORES ?= $(shell getconf _NPROCESSORS_ONLN)
 BIN := .venv/bin
 # local or slurm: the profile in workflow/profiles. SNAKEMAKE_OPTIONS go to it as they are.
 EXECUTOR ?= local
-SNAKEMAKE = $(BIN)/python -m press locked $(BIN)/snakemake --snakefile workflow/Snakefile --profile workflow/profiles/$(EXECUTOR) \
+SNAKEMAKE = $(BIN)/python -m press locked $(if $(filter local,$(EXECUTOR)),--warm) $(BIN)/snakemake --snakefile workflow/Snakefile --profile workflow/profiles/$(EXECUTOR) \
 	--config profile=$(PROFILE) $(if $(filter local,$(EXECUTOR)),--cores $(CORES)) $(SNAKEMAKE_OPTIONS)
 # Kernels and helpers share the cores: one BLAS thread each.
 export OMP_NUM_THREADS := 1

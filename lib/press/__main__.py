@@ -7,7 +7,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from press import BUILD, LEDGER, RECORDS, REFERENCE, ROOT, PressError, chapter, ledger, sweep
+from press import BUILD, LEDGER, RECORDS, REFERENCE, ROOT, PressError, chapter, ledger, sweep, warm
 from press.lock import WORKFLOW, hold
 
 
@@ -54,6 +54,7 @@ def main() -> int:
     rows.add_argument("--profile", default="quick", choices=["quick", "full"])
     rows.add_argument("--cores", type=int, default=os.cpu_count() or 1, help="how many processes train at once")
     locked = commands.add_parser("locked", help="run a command unless another such command is at work in this folder")
+    locked.add_argument("--warm", action="store_true", help="let the jobs that it starts on this machine start warm")
     locked.add_argument("argv", nargs=argparse.REMAINDER)
     commands.add_parser("report", help="say where the book is and how long each chapter took")
     options = parser.parse_args()
@@ -136,6 +137,8 @@ def _locked(options: argparse.Namespace) -> int:
         raise PressError("locked takes a command to run")
     lock = hold(*WORKFLOW)
     os.set_inheritable(lock.fileno(), True)
+    if options.warm:
+        warm.start()
     os.execvp(options.argv[0], options.argv)
 
 

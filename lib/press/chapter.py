@@ -12,9 +12,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from jupyter_client.manager import AsyncKernelManager
 from traitlets.config import Config
 
-from press import BUILD, EXECUTED, NOTEBOOKS, RECORDS, ROOT, PressError
+from press import BUILD, EXECUTED, NOTEBOOKS, RECORDS, ROOT, PressError, warm
 from press.claims import check_schema
 from press.lock import hold
 from press.provenance import find_device
@@ -191,13 +192,26 @@ def run(name: str, given: Mapping[str, str], *, book: bool, folder: Path | None 
     return executed
 
 
-def _socket_files(folder: Path) -> Config:
+class WarmKernelManager(AsyncKernelManager):
+    """Starts its kernel warm where there is a server for that."""
+
+    def format_kernel_cmd(self, extra_arguments: list[str] | None = None) -> list[str]:
+        command = super().format_kernel_cmd(extra_arguments)
+        return [sys.executable, "-SP", warm.__file__, *command[command.index("-m") + 1 :]]
+
+
+def _config(folder: Path) -> Config:
     """Kernel and runner share a machine: socket files serve them, and are open to no other user as ports would be.
 
     Each run has a folder of its own for them: by default all would be called `kernel-ipc` and lie where the run
     started, so that two runs would talk into each other.
     """
-    return Config({"KernelManager": {"transport": "ipc", "ip": str(folder / "kernel")}})
+    return Config(
+        {
+            "KernelManager": {"transport": "ipc", "ip": str(folder / "kernel")},
+            "NotebookClient": {"kernel_manager_class": WarmKernelManager},
+        }
+    )
 
 
 def _execute(name: str, notebook: Path, target: Path, parameters: dict[str, Any]) -> None:
@@ -217,7 +231,7 @@ def _execute(name: str, notebook: Path, target: Path, parameters: dict[str, Any]
                 parameters,
                 kernel_name="python3",
                 progress_bar=False,
-                config=_socket_files(Path(sockets)),
+                config=_config(Path(sockets)),
                 stderr_file=Progress(name),
             )
     except papermill.PapermillExecutionError as error:

@@ -5,8 +5,10 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Seq
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from torch import nn
 
@@ -86,10 +88,25 @@ class Study:
     @property
     def rows(self) -> pd.DataFrame:
         """What is spoken of, for each arm its rows of record or else those made here."""
-        if self.record is None or _live.get():
-            return self.made
+        return self.made if self._speaks_live else self._of_record
+
+    @property
+    def _speaks_live(self) -> bool:
+        return self.record is None or _live.get()
+
+    @cached_property
+    def _of_record(self) -> pd.DataFrame:
+        assert self.record is not None
         unrecorded = ~self.made["arm"].isin(self.record["arm"].unique())
         return _joined([self.record, self.made[unrecorded]])
+
+    # Tables ask for every run many times: each set of rows is taken apart once.
+    _live_runs = cached_property(lambda self: _by_run(self.made))
+    _runs_of_record = cached_property(lambda self: _by_run(self._of_record))
+
+    @property
+    def _runs(self) -> dict[str, dict[int, Course]]:
+        return self._live_runs if self._speaks_live else self._runs_of_record
 
     @property
     def live(self) -> "Study":
@@ -97,12 +114,12 @@ class Study:
         return Study(self.made, None, self.outcomes)
 
     def __contains__(self, arm: Hashable) -> bool:
-        return label(arm) in set(self.rows["arm"])
+        return label(arm) in self._runs
 
     @property
     def arms(self) -> list[str]:
         """Their names, in the order of the rows."""
-        return list(self.rows["arm"].unique())
+        return list(self._runs)
 
     def seeds(self, *arms: Hashable, among: Iterable[int] | None = None) -> list[int]:
         """The seeds that all these arms have.
@@ -110,19 +127,21 @@ class Study:
         Raises:
             ValueError: for an arm that has none.
         """
-        rows = self.rows
-        seeds = [set(rows.loc[rows["arm"] == label(arm), "seed"]) for arm in arms]
-        for arm, found in zip(arms, seeds, strict=True):
-            if not found:
+        for arm in arms:
+            if arm not in self:
                 raise ValueError(f"no run of {label(arm)!r} here; there are {', '.join(self.arms)}")
-        shared = set.intersection(*seeds)
-        return sorted(int(s) for s in (shared if among is None else shared & set(among)))
+        shared = set.intersection(*(set(self._runs[label(arm)]) for arm in arms))
+        return sorted(shared if among is None else shared & set(among))
 
     def course(self, arm: Hashable, seed: int) -> Course:
-        """One run."""
-        rows = self.rows
-        one = rows[(rows["arm"] == label(arm)) & (rows["seed"] == seed)]
-        return {str(name): part.set_index("look")["value"].sort_index() for name, part in one.groupby("reading")}
+        """One run.
+
+        Raises:
+            ValueError: for a run that is not here.
+        """
+        if seed not in self.seeds(arm):
+            raise ValueError(f"no run of {label(arm)!r} with seed {seed} here")
+        return self._runs[label(arm)][seed]
 
     def curve(self, arm: Hashable, reading: str) -> pd.DataFrame:
         """A reading by look (rows) and seed (columns)."""
@@ -132,8 +151,8 @@ class Study:
 
     def values(self, arm: Hashable, view: View, among: Iterable[int] | None = None) -> "pd.Series[float]":
         """One number for each seed."""
-        seeds = self.seeds(arm, among=among)
-        return pd.Series([_seen(self.course(arm, s), view) for s in seeds], index=seeds, dtype=float)
+        seeds, runs = self.seeds(arm, among=among), self._runs[label(arm)]
+        return pd.Series([_seen(runs[seed], view) for seed in seeds], index=seeds, dtype=float)
 
     def mean(self, arm: Hashable, view: View, among: Iterable[int] | None = None) -> Estimate:
         """The mean over seeds with its 95 % interval."""
@@ -243,6 +262,20 @@ def _seen(course: Course, view: View) -> float:
     if view not in course:
         raise ValueError(f"no reading {view!r} here; there are {', '.join(course)}")
     return float(course[view].iloc[-1])
+
+
+def _by_run(rows: pd.DataFrame) -> dict[str, dict[int, Course]]:
+    """Rows by arm and seed, arms in their order, each reading by look."""
+    runs: dict[str, dict[int, dict[str, pd.Series[float]]]] = {arm: {} for arm in rows["arm"].unique()}
+    rows = rows.sort_values(["arm", "seed", "reading", "look"])
+    keys = rows[["arm", "seed", "reading"]].to_numpy()
+    starts = [0, *(1 + np.flatnonzero((keys[1:] != keys[:-1]).any(1)))] if len(keys) else []
+    looks, values = pd.Index(rows["look"]), rows["value"].to_numpy(float)
+    for first, behind in zip(starts, [*starts[1:], len(keys)], strict=True):
+        arm, seed, reading = keys[first]
+        series = pd.Series(values[first:behind], looks[first:behind], name="value")
+        runs[arm].setdefault(int(seed), {})[reading] = series
+    return runs  # type: ignore[return-value]
 
 
 def _joined(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
