@@ -72,9 +72,10 @@ check-python:
 .venv/book.stamp: pyproject.toml constraints.txt | check-python
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv || { echo "error: no virtual environment could be made; on Debian and Ubuntu: apt install python3-venv"; rm -rf .venv; exit 1; }
 	@echo "installing the pinned packages into .venv; the first time takes minutes"
-	@$(BIN)/python -m pip install --constraint constraints.txt --editable '.[book]'
+	@# What is imported is compiled then; to compile all that is installed would take longer than a chapter.
+	@$(BIN)/python -m pip install --no-compile --constraint constraints.txt --editable '.[book]'
 	@mkdir -p .venv && touch $@
 
 .venv/test.stamp: .venv/book.stamp
-	@$(BIN)/python -m pip install --constraint constraints.txt --editable '.[book,test]'
+	@$(BIN)/python -m pip install --no-compile --constraint constraints.txt --editable '.[book,test]'
 	@touch $@

@@ -204,7 +204,8 @@ OFTEN = {FALLING: range(run.falling // 8, run.falling + 1, run.falling // 8), OR
 
 # %%
 bench = answering.bench(HOSTS, run.device, run.host, asked=run.asked, exams=("select", "report"))
-few = () if run.profile == "quick" else None  # most changes are of record alone in the quick profile
+# In the quick profile most changes are of record alone; the one that the rows of record choose is trained here too.
+few, also = ((), (BETWEEN,)) if run.profile == "quick" else (None, None)
 OPTIONS = {
     setting: {
         "looks": dict.fromkeys((BASE, *CHANGES), looks) | {PLATEAU: sorted({*looks, *OFTEN[setting]})},
@@ -215,9 +216,9 @@ OPTIONS = {
 fall, learn = (seven(base) for base in BASES.values())
 here, first = {arm: fall.pop(arm) for arm in (BASE, CLIP, COSINE, PLATEAU)}, {BASE: learn.pop(BASE)}
 falling = run.study("falling", bench.train, here, **OPTIONS[FALLING])
-falling |= run.study("falling changes", bench.train, fall, seeds=few, **OPTIONS[FALLING])
+falling |= run.study("falling changes", bench.train, fall, here=few, **OPTIONS[FALLING])
 ordinary = run.study("ordinary", bench.train, first, **OPTIONS[ORDINARY])
-ordinary |= run.study("ordinary changes", bench.train, learn, seeds=few, **OPTIONS[ORDINARY])
+ordinary |= run.study("ordinary changes", bench.train, learn, here=also, **OPTIONS[ORDINARY])
 STUDIES = {FALLING: falling, ORDINARY: ordinary}
 
 # %% [markdown]

@@ -6,7 +6,7 @@ import logging
 import os
 import time
 import warnings
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -58,6 +58,7 @@ class Run(provenance.Run):
         train: Callable[..., Study | Mapping[tuple[Hashable, int], Outcome]],
         arms: Mapping[Hashable, Any],
         seeds: Sequence[int] | None = None,
+        here: Collection[Hashable] | None = None,
         **options: Any,
     ) -> Study:
         """Train arms with the seeds of this run, and set them beside the rows of record.
@@ -71,7 +72,8 @@ class Run(provenance.Run):
             train: a bench's `train`, or a function of the chapter `(arms, seeds, **options)` that gives back a study,
                 or outcomes by arm and seed.
             arms: settings by name.
-            seeds: those of this run; the profile's number where nothing is given, none for arms of record alone.
+            seeds: those of this run; the profile's number where nothing is given.
+            here: the arms that this run trains; the others are of record alone. All where nothing is given.
             options: for `train`.
 
         Raises:
@@ -80,7 +82,8 @@ class Run(provenance.Run):
         seeds = list(range(self.seeds) if seeds is None else seeds)
         kept = {k: v for k, v in options.items() if k != "describe"}
         digests = {label(arm): digest(settings, train, _of_arm(kept, arm)) for arm, settings in arms.items()}
-        made, seconds = _made(self, name, train, arms, seeds, options, digests)
+        trained = {arm: settings for arm, settings in arms.items() if here is None or arm in here}
+        made, seconds = _made(self, name, train, trained, seeds, options, digests)
         path = evidence.path_of(self.chapter, name, self.profile)
         if self.altered:
             return made
@@ -205,11 +208,13 @@ def _made(
     digests: Mapping[str, str],
 ) -> tuple[Study, float]:
     """The runs of this profile's seeds, from what is kept or trained now and kept, and the seconds it took to train."""
-    if not seeds:
+    if not seeds or not arms:
         return Study(pd.DataFrame(columns=evidence.COLUMNS)), 0.0
     bench = getattr(train, "__self__", None)
     versions = [version(p) for p in PACKAGES]
-    key = json.dumps([digests, seeds, run.device, versions, engine(train), run.profile])
+    key = json.dumps(
+        [{label(arm): digests[label(arm)] for arm in arms}, seeds, run.device, versions, engine(train), run.profile]
+    )
     folder = STUDIES / run.chapter / f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
     with evidence.locked(folder):
         kept = _read(folder, bench, arms)
@@ -284,7 +289,9 @@ def _top_up(
             if not missing:
                 continue
             begun = time.monotonic()
-            if batch == list(seeds):
+            if batch == list(seeds) and missing.keys() <= {
+                arm for arm in arms if label(arm) in made[0].made["arm"].values
+            }:
                 new, seconds = made[0].made, made[1]
             else:
                 new = _train(run, train, missing, batch, options, digests).made

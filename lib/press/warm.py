@@ -13,6 +13,7 @@ import signal
 import socket
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 SOCKET = "BRIDGES_WARM"  # names the server's socket file to the jobs
 # What chapters and hosts import at their start; a module that is missing here costs its import in every chapter.
@@ -29,7 +30,7 @@ def ask(module: str, arguments: list[str]) -> int:
             server.connect(os.environ[SOCKET])
         except (KeyError, OSError):
             os.execv(sys.executable, [sys.executable, "-m", module, *arguments])
-        wanted = {"module": module, "arguments": arguments, "cwd": os.getcwd(), "environment": dict(os.environ)}
+        wanted = {"module": module, "arguments": arguments, "cwd": str(Path.cwd()), "environment": dict(os.environ)}
         text = json.dumps(wanted).encode()
         streams = array.array("i", [0, 1, 2])
         server.sendmsg([len(text).to_bytes(8, "big")], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, streams)])
@@ -64,7 +65,7 @@ def start() -> None:
     import subprocess
     from tempfile import mkdtemp
 
-    os.environ[SOCKET] = os.path.join(mkdtemp(prefix="warm-"), "socket")
+    os.environ[SOCKET] = str(Path(mkdtemp(prefix="warm-")) / "socket")
     subprocess.Popen([sys.executable, "-m", "press.warm", "serve", os.environ[SOCKET], str(os.getpid())])
 
 
@@ -88,8 +89,8 @@ def serve(path: str, parent: int, modules: Sequence[str] = MODULES) -> None:
                     server.close()
                     _keep(connection)
                 connection.close()
-    os.unlink(path)
-    os.rmdir(os.path.dirname(path))
+    Path(path).unlink()
+    Path(path).parent.rmdir()
 
 
 def _keep(connection: socket.socket) -> None:
