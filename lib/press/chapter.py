@@ -218,7 +218,7 @@ def _execute(name: str, notebook: Path, target: Path, parameters: dict[str, Any]
     import papermill
 
     os.environ |= ONE_THREAD
-    os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"  # another one would draw nothing in the page
+    os.environ["MPLBACKEND"] = warm.INLINE
     # A GPU matrix product is bit-identical from run to run only with this set before CUDA starts.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     logging.getLogger("papermill").setLevel(logging.WARNING)

@@ -21,6 +21,8 @@ MODULES = (
     "bridges.benches.alignment", "bridges.benches.answering", "bridges.benches.translation", "ipykernel.kernelapp",
     "ipywidgets", "papermill", "press.book", "press.chapter",
 )  # fmt: skip
+# Matplotlib reads it when it is imported; another backend would draw nothing in a page.
+INLINE = "module://matplotlib_inline.backend_inline"
 
 
 def ask(module: str, arguments: list[str]) -> int:
@@ -66,11 +68,12 @@ def start() -> None:
     from tempfile import mkdtemp
 
     os.environ[SOCKET] = str(Path(mkdtemp(prefix="warm-")) / "socket")
-    subprocess.Popen([sys.executable, "-m", "press.warm", "serve", os.environ[SOCKET], str(os.getpid())])
+    command = [sys.executable, "-m", "press.warm", "serve", os.environ[SOCKET], str(os.getpid())]
+    subprocess.Popen(command, env=os.environ | {"MPLBACKEND": INLINE})
 
 
 def serve(path: str, parent: int, modules: Sequence[str] = MODULES) -> None:
-    """Fork for everyone who asks, until the parent ends; the first to ask has it import."""
+    """Import, and fork for everyone who asks, until the parent ends."""
     from contextlib import suppress
     from importlib import import_module
 
@@ -78,13 +81,14 @@ def serve(path: str, parent: int, modules: Sequence[str] = MODULES) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for a fork's keeper
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(path)
-        server.listen(64)
+        server.listen(64)  # who asks early waits in the queue
         server.settimeout(1.0)
+        for module in modules:
+            if os.getppid() == parent:
+                import_module(module)
         while os.getppid() == parent:
             with suppress(TimeoutError):
                 connection = server.accept()[0]
-                for module in modules:
-                    import_module(module)
                 if not os.fork():
                     server.close()
                     _keep(connection)
