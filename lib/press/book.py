@@ -289,9 +289,7 @@ def _top_up(
             if not missing:
                 continue
             begun = time.monotonic()
-            if batch == list(seeds) and missing.keys() <= {
-                arm for arm in arms if label(arm) in made[0].made["arm"].values
-            }:
+            if batch == list(seeds) and {label(arm) for arm in missing} <= set(made[0].made["arm"]):
                 new, seconds = made[0].made, made[1]
             else:
                 new = _train(run, train, missing, batch, options, digests).made

@@ -203,3 +203,17 @@ def test_a_readers_own_parameter_is_judged_by_itself(book: Path) -> None:
     # What papermill does: a cell behind the parameters, which sets the reader's own.
     found = measured(book, script.read_text().replace("# %%\nimport os", "# %%\nyours = 1\n\n# %%\nimport os"))
     assert (found["n"], found["agreement"]) == (2, None)
+
+
+def test_an_arm_may_be_of_record_alone(book: Path) -> None:
+    script = book / "notebooks/01_small.py"
+    apart = CHAPTER.replace('"twice": 2})', '"twice": 2}, here=["once"])').replace(
+        'study.gain("twice", "once", "x").n', "0"
+    )
+    script.write_text(apart)
+    assert measured(book)["live"] == 2
+    run(book, EXECUTE, BRIDGES_EVIDENCE="4")
+    assert set(read_rows(book / "book/evidence/small/numbers.csv")["arm"]) == {"once", "twice"}
+    script.write_text(apart.replace("n=0", 'n=study.gain("twice", "once", "x").n'))
+    found = measured(book)
+    assert (found["n"], found["live"], found["agreement"]) == (4, 2, {"equal": 2, "near": 0, "far": 0})
