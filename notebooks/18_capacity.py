@@ -4,8 +4,9 @@
 # Of the log's four runs the one with the largest translator peaks highest, and the one with the smallest falls least.
 # The log reads this as the work of size and suspects 143 million parameters to be too many, though elsewhere it holds
 # that the trouble is optimisation and not capacity. This chapter counts what was built, part by part, then trains
-# translators of four sizes with the same compute and compares the largest with the smallest, seed by seed. The two ends
-# come out alike, and for opposite reasons: a size between them ends far above both. None falls far.
+# translators of four sizes with the same compute and compares the largest with the smallest, seed by seed. Between these
+# ends there is no sure difference, and a size between them ends far above both: one is too small for the task, the other
+# too large for the compute. None falls far.
 
 # %% tags=["parameters"]
 profile = "quick"  # quick | full
@@ -290,7 +291,7 @@ study |= run.study("between", bench.train, {n: ARMS[n] for n in MIDDLE}, seeds=(
 study |= run.study("other rates", bench.train, {n: ARMS[n] for n in (LOWER, HIGHER)}, seeds=(), looks=looks)
 SEEN = [arm for arm in ARMS if arm in study]
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "Bridged accuracy on the exam `report`, question hidden, by size; left against compute, equal for all at the end, right the same runs against training steps. Thick lines are means over seeds with their 95 % interval, thin ones runs. Dotted on the right: the largest's last step.", "name": "fig-capacity-sweep"}, "image": {"alt": "Two panels of rising lines. Against compute the efficient size ends far above the others, the conservative one second, and the smallest and the largest lie together below. Against steps the two of middle size and the largest rise side by side at first; the largest stops first, and the smallest creeps up over several times as many steps."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Bridged accuracy on the exam `report`, question hidden, by size; left against compute, equal for all at the end, right the same runs against training steps. Thick lines are means over seeds with their 95 % interval, thin ones runs. Dotted on the right: the largest's last step.", "name": "fig-capacity-sweep"}, "image": {"alt": "Two panels of rising lines. Against compute the efficient size ends far above the others, the conservative one second, the largest below it and the smallest lowest, a little below the largest. Against steps the two of middle size and the largest rise side by side at first; the largest stops first, and the smallest creeps up over several times as many steps."}}
 TINTS = {name: COLOURS[tint] for name, tint in zip(NAMES, ("blue", "sky", "amber", "orange"), strict=True)}
 left, right = figure(columns=2, height=3.7)
 grown = {name: study.curve(name, "report") for name in NAMES if name in study}
@@ -327,7 +328,7 @@ table(
 # that comes nearest to the largest's number of steps. Its learning rate is still high by that time, while the largest's
 # has come down to zero, which favours the largest.
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "Differences between the largest and the smallest translator within each seed: means and 95 % intervals, small dots the seeds of this page. The first three rows are at equal compute, the last at equal steps. Dotted: zero, and the criterion's 5 points, in the direction that the log claims.", "name": "fig-capacity-differences"}, "image": {"alt": "Four rows of means with intervals. Those of the chosen and of the last look are wide, centred near zero, and reach across both lines. That of the drop is narrow and lies between the lines. That at equal steps lies to the right of zero, which its interval just touches."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Differences between the largest and the smallest translator within each seed: means and 95 % intervals, small dots the seeds of this page. The first three rows are at equal compute, the last at equal steps. Dotted: zero, and the criterion's 5 points, in the direction that the log claims.", "name": "fig-capacity-differences"}, "image": {"alt": "Four rows of means with intervals. That of the chosen look has its mean near five points and a wide interval across both lines. That of the drop is narrow, across zero and short of five. That of the last look has its mean left of zero, and its interval ends between the lines. That at equal steps lies wholly to the right of zero, most of it beyond five."}}
 PAIRS = {
     "chosen look:\nlargest − smallest": (LARGEST, SMALLEST, chosen),
     "drop:\nlargest − smallest": (LARGEST, SMALLEST, drop("report")),
@@ -382,8 +383,8 @@ ahead = study.values(LARGEST, "report") - study.values(SMALLEST, "report")
 larger, middle = COSTS[LARGEST][0] / COSTS[SMALLEST][0], MIDDLE[0]
 between = (
     f" At equal compute the {middle} size ends {study.gain(middle, SMALLEST, 'report')} points above the smallest and"
-    f" {study.gain(middle, LARGEST, 'report')} above the largest. At equal steps it is level with the largest: the"
-    f" difference is {study.gain(middle, LARGEST, at_equal_steps)} points."
+    f" {study.gain(middle, LARGEST, 'report')} above the largest. At equal steps no sure difference from the largest is"
+    f" left: {study.gain(middle, LARGEST, at_equal_steps)} points."
 )
 Markdown(
     f"The largest ends higher than the smallest in {(ahead > 0).sum()} of {len(ahead)} seeds; it has {larger:.0f} times the"
@@ -392,9 +393,9 @@ Markdown(
 
 # %% [markdown]
 # At equal compute accuracy rises with size and falls again. A translator that is too small learns little in many steps,
-# one that is too large has too few of them; the largest is too large for this compute, which is not yet too large for
-# the task. A comparison of two sizes, such as the claim asks for, cannot see a maximum that lies between them. Neither
-# end gains by the other rate that was tried.
+# one that is too large has too few of them; at equal steps the largest is well ahead of the smallest. A comparison of two
+# sizes, such as the claim asks for, cannot see a maximum that lies between them. Neither end gains by the other rate that
+# was tried; the largest loses some points by the lower one.
 #
 # ### Falling
 
