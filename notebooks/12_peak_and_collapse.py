@@ -4,7 +4,7 @@
 # One language model reads a question, a small translator turns what it makes of it into a few soft tokens, and another
 # language model answers from them. In the log's run accuracy rose to a peak and fell to almost nothing, while the training
 # loss stayed where it was. This chapter trains such a translator without any of the log's fixes and waits for the collapse.
-# It does not come: on every pair of models the run ends at its highest. Then the chapter goes looking for a collapse, and
+# It does not come: on every pair of models the run ends at its highest look or within a few points of it. Then the chapter goes looking for a collapse, and
 # finds one where the labels are wrong.
 
 # %% tags=["parameters"]
@@ -130,7 +130,7 @@ before = BridgeRecipe(fit, shape, scale=None)
 BEFORE = "before the fixes"
 study = run.study("before the fixes", bench.train, {BEFORE: before}, looks=range(STEPS // 9, STEPS + 1, STEPS // 9))
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "The log's recipe before its fixes, question hidden: accuracy and training loss (mean of the 20 steps before a look), means over seeds with their 95 % interval, single seeds thin. Dotted: the source alone.", "name": "fig-peak-before"}, "image": {"alt": "Two panels against training steps. Left, the accuracy of every seed rises to the end, on some pairs of hosts close to the dotted line of the source, on others to less than half of it. Right, the loss of every seed falls."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "The log's recipe before its fixes, question hidden: accuracy and training loss (mean of the 20 steps before a look), means over seeds with their 95 % interval, single seeds thin. Dotted: the source alone.", "name": "fig-peak-before"}, "image": {"alt": "Two panels against training steps. Left, the accuracy of every seed rises to the end or nearly so, with small dips on the way, on some pairs of hosts to the dotted line of the source, on others to less than half of it. Right, the loss of every seed falls."}}
 left, right = figure(columns=2, height=3, sharey=False)
 blue = {BEFORE: BLUE}
 alone = study.mean(BEFORE, "source alone").mean
@@ -207,7 +207,7 @@ few = replace(bench, taught=64)
 study |= run.study("few problems", few.train, {FEW: replace(before, fit=steady)}, seeds=(), looks=longer)
 SEARCHED = [arm for arm in (FAST, FEW, VISIBLE, SHIFTED) if arm in study]
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "The settings searched: accuracy above, training loss (mean of the 20 steps before a look, or of as many as there are) below; means over seeds with their 95 % interval, single seeds thin.", "name": "fig-peak-search"}, "image": {"alt": "A column for each setting. With the high rate accuracy stays low and its loss falls; with the small pool accuracy rises slowly and the loss falls further. With the question visible accuracy is near 100 percent from the first step to the last, and the loss near zero. With labels shifted twice accuracy starts as high and falls to nearly nothing within twenty steps, while the loss, far above all others, falls slowly."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "The settings searched: accuracy above, training loss (mean of the 20 steps before a look, or of as many as there are) below; means over seeds with their 95 % interval, single seeds thin.", "name": "fig-peak-search"}, "image": {"alt": "A column for each setting. With the high rate accuracy stays low and its loss falls; with the small pool accuracy rises slowly and the loss falls further. With the question visible accuracy starts high on nearly all pairs and is near 100 percent from the fourth step to the last, and the loss is near zero. With labels shifted twice accuracy starts as high and within twenty steps falls below a fifth, on one pair later; the loss, far above all others, falls slowly."}}
 _, (above, below) = plt.subplots(2, len(SEARCHED), figsize=(7.2, 4.2), sharex="col", sharey="row", squeeze=False)
 for arm, top, bottom in zip(SEARCHED, above, below, strict=True):
     lines(top, {arm: study.curve(arm, "report")}, colour={arm: BLUE}, ylim=(0, 103))
@@ -275,12 +275,14 @@ print(run.verdict_lines())
 # ## What holds instead
 #
 # The recipe that the log blames does not collapse here, and neither a high rate nor a small pool of problems brings a fall
-# like the log's. The last two are weak witnesses, since they reached little that could be taken back: at the high rate
-# accuracy stays low throughout. (Two more suspects, the end token and the way in which the answer is read off, have
+# like the log's. A few of their runs do end below half of their highest look, but that look lies at about a fifth or lower,
+# where the luck of a hundred questions is nearly as large, and the means over seeds are highest at the end. The two are weak
+# witnesses, since they reached little that could be taken back. (Two more suspects, the end token and the way in which the answer is read off, have
 # [a chapter of their own](padding_and_stopping.ipynb).)
 #
-# One setting comes near to the picture: a fall from high to almost nothing in every seed, loops or empty answers in part of
-# them, and a loss that gives no alarm. But it starts at its peak, and its loss falls where the log's stayed level, so it is
+# One setting comes near to the picture: on all pairs of hosts but one accuracy falls below half of its height, mostly from
+# nearly everything to nearly nothing, some of the answers are loops or empty, and the loss gives no alarm. (On the one, the
+# untrained soft tokens have already disturbed the target, and there is little to fall from.) But it starts at or near its peak, and its loss falls where the log's stayed level, so it is
 # not the log's collapse as the claim has it. Its translator, its hosts and its optimiser are those of the setting beside
 # it, which does not fall. What differs is what it is asked to learn.
 #
