@@ -3,9 +3,9 @@
 #
 # Every log speaks from one pair of models. Would another source have been heard? Here the recipes stay and the source
 # changes: one that learnt the same task from another seed, and solves it as well. In the steps of one recipe some sources
-# are heard and others hardly, and how loudly their states say a number tells which, before any training. Whitening the
-# states evens that out, and so does time. How much of all that varies between runs is the hosts' is told at the end. The
-# predictions are the book's own.
+# are heard whole and others by less than half, and how loudly their states say a number tells which, before any training.
+# Whitening the states evens that out, and so does time. Of what varies between plain bridges the draw of their hosts decides
+# three quarters, by estimate. The predictions are the book's own.
 
 # %% tags=["parameters"]
 profile = "quick"  # quick | full
@@ -58,9 +58,9 @@ run = begin(
 #
 # No log names a second source, so none can tell what of its result belongs to the one it had. This book has its own part
 # in that. Its experiments with language models once stood on two pairs of hosts, chosen because bridges from them learn in
-# the steps there are; from a third source they had learnt next to nothing. The recipe was the same, and that source solved
-# nearly every problem of its exam. A choice of hosts is a choice of results, and so each seed of this part now draws a pair
-# of its own. This chapter asks what the draw decides.
+# the steps there are; from a third source they had learnt next to nothing, though it solved nearly every problem of its
+# exam. A choice of hosts is a choice of results, and so each seed of this part now draws a pair of its own. This chapter
+# asks what the draw decides.
 #
 # ## Claim
 #
@@ -151,9 +151,9 @@ study |= run.study("centred", bench.train, {CENTRED: recipe(CENTRE, run.steps, 1
 study |= run.study("whole recipe", bench.train, whole, seeds=run.rest)
 
 # %% [markdown]
-# Now the states, before any training. The translator norms what it reads, position by position, and so does this. The same
-# share is taken for another label, whether a number is the first of its question or a later one, and all of it once more
-# for states that are whitened part of the way.
+# Now the states, before any training, normed position by position as the translator norms them: the same share for another
+# label too, whether a number is the first of its question or a later one, and both once more for states that are whitened
+# part of the way.
 
 # %%
 PROBED = 400  # problems
@@ -180,10 +180,8 @@ def loudness(arms, seeds):
     return {key: Outcome(readings) for key, readings in found.items()}
 
 
-FIRST_BLOCK, LAST_BLOCK = "first block", "last block"
-loud = run.study("states", loudness, {FIRST_BLOCK: LAYER})
-loud |= run.study("last states", loudness, {LAST_BLOCK: LAST}, seeds=run.rest)
-probe, share, other = (loud.curve(FIRST_BLOCK, name) for name in ("probe", "between numbers", "first or later"))
+loud = run.study("states", loudness, {"first block": LAYER})
+share = loud.curve("first block", "between numbers")
 
 # %% [markdown]
 # And the same question of the part's ordinary recipe, which reads the first block with matched RMS: here each seed draws
@@ -209,7 +207,7 @@ ordinary = BridgeRecipe(
 )
 drawn = run.study("pairs", twice, {PLAIN: ordinary, WHITENED: replace(ordinary, layer=WHITE)}, seeds=run.rest)
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "Sources that speak to one target, by the share of variance that lies between numbers in the states that are read: a dot for each in the short recipe, a triangle in the whole one. Left, accuracy of the bridges that read the states as they are; right, what whitening them gains or costs, with the source's seed. Dotted: no change.", "name": "fig-source-share"}, "image": {"alt": "Two panels over the share. Left, accuracy rises with the share in both recipes, from a fifth to half of the questions in the short one, from less than half to all of them in the whole one. Right, sources with a small share gain by whitening, by tens of points in the whole recipe, while most of those with a large share lose."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Sources that speak to one target, by the share of variance that lies between numbers in the states that are read: a dot for each in the short recipe, a triangle in the whole one. Left, accuracy of the bridges that read the states as they are; right, what whitening them gains or costs, with the source's seed. Dotted: no change.", "name": "fig-source-share"}, "image": {"alt": "Two panels over the share. Left, accuracy rises with the share in both recipes, from a fifth to three quarters of the questions in the short one. In the whole one seven sources with a share below a fifth end below half of the questions, the nine others at about four fifths or more, five of them at nearly all. Right, sources with a small share gain by whitening, most by tens of points in the whole recipe, while most of those with a large share lose some."}}
 loudly = share.loc[AS_IS]
 ended = {arm: study.values(arm, "report") for arm in (*short, CENTRED, *whole)}
 left, right = figure(columns=2, height=3.4, sharey=False)
@@ -225,19 +223,17 @@ left.legend(fontsize=8)
 plt.show()
 
 # %% tags=["hide-input"]
-alone = study.values(PLAIN, "source alone")
+alone, probe = study.values(PLAIN, "source alone"), loud.curve("first block", "probe").loc[AS_IS].min()
 table(
     "one target | accuracy (%) | lowest | highest | reach 95 % of their source | shuffled source (%)",
     (
         (a, study.mean(a, "report"), v.min(), v.max(), int((v >= 0.95 * alone).sum()), study.mean(a, "shuffled source"))
         for a, v in ended.items()
     ),
-    f"n = {len(alone)} sources, {run.asked} problems. By themselves the sources answer {study.mean(PLAIN, 'source alone')} %. A"
-    f" probe finds the number in the first block's states of each (held-out R² {probe.loc[AS_IS].min():.2f} to"
-    f" {probe.loc[AS_IS].max():.2f}); the share that lies between numbers goes from {loudly.min():.2f} to {loudly.max():.2f},"
-    f" whitened from {share.loc[100].min():.2f} to {share.loc[100].max():.2f}.",
+    f"n = {len(alone)} sources, {run.asked} problems. By themselves the sources answer {study.mean(PLAIN, 'source alone')} %. The"
+    f" share goes from {loudly.min():.2f} to {loudly.max():.2f}, whitened from {share.loc[100].min():.2f} to"
+    f" {share.loc[100].max():.2f}; a probe finds the number in every source, with a held-out R² of {probe:.2f} or more.",
 )
-
 
 # %% [markdown]
 # ## Verdict
@@ -288,23 +284,24 @@ table(
 
 # %% [markdown]
 # A figure that can be read off the states before any training tells the sources that are heard in time from those that are
-# not. The second prediction failed once, in the short runs of the eight sources: among the faint ones the gain rose with the
-# share. Nor is loudness the whole of it. Whitened, all sources say their numbers about as loudly as the loudest did before,
-# and some of the loud ones lose by it; perhaps what they do not need is then as loud as the rest.
+# not. In the whole recipe it does so like a switch: below a share of about a fifth every source ends under half of the
+# questions, above it all end far over. Of the predictions one failed once, in the short runs of the eight sources: among
+# the faint ones the gain rose with the share. Nor is loudness the whole of it. Whitened, all sources say their numbers about
+# as loudly as the loudest did before, and most of the loud ones lose a little by it; perhaps what they do not need is then
+# as loud as the rest.
 #
 # ## What holds instead
 #
 # ### Late, and not never
 #
-# What is faint is heard late. In the steps of the whole recipe the loudest sources are heard whole, the faintest by half;
-# with twice as many steps, the schedule stretched with them, most of the rest is there. Whitened, most of it is there in the
-# recipe's own steps, and some of the loud sources pay for that. Centring alone does nothing of the kind. Whitening is no
-# cure for all: of the eight earlier sources, speaking to another target, each came to 95 % of what it answers by itself;
-# speaking to this one, most stay below.
+# What is faint is heard late. In the steps of the whole recipe the loudest sources are heard whole, the faintest by less
+# than half; with twice as many steps, the schedule stretched with them, most of the rest is there. Whitened, most of it is
+# there in the recipe's own steps. Centring alone does nothing of the kind. Whitening is no cure for all: of the eight earlier
+# sources, speaking to another target, each came to 95 % of what it answers by itself; speaking to this one, half stay below.
 #
-# For a log that has one source and a fixed number of steps this is bad news. With many of these sources its recipe could
-# have ended far below what the source knows, and each of the fixes would have been tried on a bridge that perhaps only
-# needed time. A bridge that learns little may be broken, or it may be listening to something else first.
+# For a log that has one source and a fixed number of steps this is bad news. With nearly half of these sources its recipe
+# could have ended far below what the source knows, and each of the fixes would have been tried on a bridge that perhaps
+# only needed time. A bridge that learns little may be broken, or it may be listening to something else first.
 #
 # ### Whose the variance is
 #
@@ -332,36 +329,37 @@ follows = rank_correlation(loudly, both[PLAIN].mean(1), "greater")
 table(
     "two bridges a pair | mean (%, points) | SD over one pair of hosts (points) | SD between hosts (points) | the hosts' share",
     ((name, pair.mean(), *spread[name][::-1], shares[name]) for name, pair in both.items()),
-    f"n = {len(both[PLAIN])} pairs of hosts; the share of variance with its 95 % interval, a bootstrap over hosts. The mean of"
-    f" a pair's two plain bridges follows the loudness of its source: rank correlation {follows[0]:.2f} (p = {follows[1]:.2g}).",
+    f"n = {len(both[PLAIN])} pairs of hosts; the share with its 95 % interval, a bootstrap over hosts. The mean of two plain"
+    f" bridges follows the loudness of their source: rank correlation {follows[0]:.2f} (p = {follows[1]:.2g}).",
 )
 
 # %% [markdown]
-# Seeds that share their hosts would have shown the first of the two spreads and hidden the second, however many they were: an
-# interval over bridges on one pair speaks of that pair. Where two arms are compared within a seed, the hosts' part of the
-# level falls out of the difference; how much an *effect* depends on the hosts stands in the last row. So each seed of this
-# part draws its own pair, and its intervals are wider for it.
+# By these pairs three quarters of what varies between plain bridges are their hosts', and next to nothing of it is left once
+# the source is whitened, though either interval is wide. Seeds that share their hosts would have shown the first of the two
+# spreads and hidden the second, however many they were. Where two arms are compared within a seed, the hosts' part of the
+# level falls out of the difference, and that of the *effect* does not: two thirds of what varies in it are theirs too. So
+# each seed of this part draws its own pair, and its intervals are wider for it.
 #
 # ## Tweak it
 #
 # Whitening can be done by halves. The slider sets how far it goes, from states that are centred and no more to all
 # variances equal. Each pair of bars is a source: how much of its variance lies between numbers, and how much between first
-# and later ones. In a live kernel, choose the last block.
+# and later ones.
 
 
 # %% tags=["hide-input"]
-def frame(axes, strength: int, layer: str) -> str:
+def frame(axes, strength: int) -> str:
     """The two shares of every source at one strength."""
-    bars = {name: loud.curve(layer, name).loc[strength] for name in ("between numbers", "first or later")}
-    for nudge, colour, (name, values) in zip((-0.2, 0.2), (BLUE, ORANGE), bars.items(), strict=True):
+    for nudge, colour, name in ((-0.2, BLUE, "between numbers"), (0.2, ORANGE, "first or later")):
+        values = loud.curve("first block", name).loc[strength]
         axes.bar(values.index + nudge, values, width=0.38, label=name, color=colour)
-    axes.set(xlabel="source", ylabel="share of variance", ylim=(0, 1), xticks=bars["between numbers"].index)
+    axes.set(xlabel="source", ylabel="share of variance", ylim=(0, 1), xticks=values.index)
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, fontsize=9)
-    found = ", ".join(f"{v.min():.2f} to {v.max():.2f} {name}" for name, v in bars.items())
-    return f"Whitened at {strength} % of the way, the shares of the sources' variance: {found}."
+    at = share.loc[strength]
+    return f"Whitened {strength} % of the way, {at.min():.2f} to {at.max():.2f} of the sources' variance lies between numbers."
 
 
-explore("strength of whitening (%)", STRENGTHS, frame, layer=[FIRST_BLOCK, LAST_BLOCK])
+explore("strength of whitening (%)", STRENGTHS, frame)
 
 # %% [markdown]
 # ## Try it on yours
