@@ -2,10 +2,10 @@
 # # Peak and collapse
 #
 # One language model reads a question, a small translator turns what it makes of it into a few soft tokens, and another
-# language model answers from them. In the log's run accuracy rose to a peak and fell to almost nothing, while the training
-# loss stayed where it was. This chapter trains such a translator without any of the log's fixes and waits for the collapse.
-# It does not come: on every pair of models the run ends at its highest look or within a few points of it. Then the chapter goes looking for a collapse, and
-# finds one where the labels are wrong.
+# language model answers from them. In the log's run accuracy rose to a peak and fell to almost nothing, while the
+# training loss stayed where it was. This chapter trains such a translator without any of the log's fixes and waits for
+# the collapse. It does not come: on every pair of models the run ends at its highest look or within a few points of it.
+# Then the chapter goes looking for a collapse, and finds one where the labels are wrong.
 
 # %% tags=["parameters"]
 profile = "quick"  # quick | full
@@ -16,7 +16,6 @@ out = ""  # where the record goes, a .json file
 # %% tags=["hide-input"]
 import math
 from dataclasses import replace
-from functools import cache
 
 import torch
 from bridges.benches import answering
@@ -63,9 +62,8 @@ axes, asked = figure(height=3.6), log["questions"]
 trajectories = {"before the fixes": log["before the fixes"], **log["after the fixes"]}
 for (name, values), colour in zip(trajectories.items(), (GREY, BLUE, ORANGE, GREEN, PURPLE), strict=True):
     steps = [log["between looks (steps)"] * (i + 1) for i in range(len(values))]
-    draw_intervals(
-        axes, steps, [wilson(round(v * asked / 100), asked) for v in values], label=name, color=colour, capsize=2
-    )
+    counts = [wilson(round(share * asked / 100), asked) for share in values]
+    draw_intervals(axes, steps, counts, label=name, color=colour, capsize=2)
 axes.axhline(log["target alone (%)"] / 100, color="black", lw=0.8, ls=":")
 axes.set(xlabel="training steps", ylabel="bridged accuracy", ylim=(0, 1))
 axes.yaxis.set_major_formatter("{x:.0%}")
@@ -97,15 +95,16 @@ claims("C14")
 show_source(GatedTranslator, start="def forward", lines=14)
 
 # %% [markdown]
-# Both hosts are frozen. The loss is the cross-entropy of the worked solution behind the soft tokens, in nats per token. The
-# log names this objective as one of its four root causes: it *can* fall by driving the target somewhere from where it talks
-# in loops. If that is what happens, the loss and the accuracy must part ways in an ordinary run.
+# Both hosts are frozen. The loss is the cross-entropy of the worked solution behind the soft tokens, in nats per token.
+# The log names this objective as one of its four root causes: it *can* fall by driving the target somewhere from where
+# it talks in loops. If that is what happens, the loss and the accuracy must part ways in an ordinary run.
 #
-# The task is GSM8K's in small {cite}`cobbe2021gsm8k`: problems of one or two steps, with a solution that ends in the answer.
-# The source is a small Mistral, the target a small Llama, each trained beforehand to solve the problems by itself, with
-# tokenizers of their own; every seed has a pair of its own. In the first of the book's two settings the *question is
-# hidden*: the target reads the soft tokens and `answer:`, nothing else, so that what it knows of the question came over the
-# bridge. In the second the *question is visible* behind the soft tokens.
+# The task is GSM8K's in small {cite}`cobbe2021gsm8k`: problems of one or two steps, with a solution that ends in the
+# answer. The source is a small Mistral, the target a small Llama, each trained beforehand to solve the problems by
+# itself, with tokenizers of their own; every seed has a pair of its own. Alone, both answer nearly all problems. In the
+# first of the book's two settings the *question is hidden*: the target reads the soft tokens and `answer:`, nothing
+# else, so that what it knows of the question came over the bridge. In the second the *question is visible* behind the
+# soft tokens.
 
 # %%
 bench = answering.bench(HOSTS, run.device, run.host, asked=run.asked)
@@ -130,43 +129,18 @@ before = BridgeRecipe(fit, shape, scale=None)
 BEFORE = "before the fixes"
 study = run.study("before the fixes", bench.train, {BEFORE: before}, looks=range(STEPS // 9, STEPS + 1, STEPS // 9))
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "The log's recipe before its fixes, question hidden: accuracy and training loss (mean of the 20 steps before a look), means over seeds with their 95 % interval, single seeds thin. Dotted: the source alone.", "name": "fig-peak-before"}, "image": {"alt": "Two panels against training steps. Left, the accuracy of every seed rises to the end or nearly so, with small dips on the way, on some pairs of hosts to the dotted line of the source, on others to less than half of it. Right, the loss of every seed falls."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "The log's recipe before its fixes, question hidden: accuracy and training loss (mean of the 20 steps before a look), means over seeds with their 95 % interval, single seeds thin. Dotted, from above: the source alone, and the bridges with the states of another problem.", "name": "fig-peak-before"}, "image": {"alt": "Two panels against training steps. Left, the accuracy of every seed rises to the end or nearly so, with small dips on the way, on some pairs of hosts to the upper dotted line, on others to less than half of it, and on all far above the lower one. Right, the loss of every seed falls."}}
 left, right = figure(columns=2, height=3, sharey=False)
-blue = {BEFORE: BLUE}
-alone = study.mean(BEFORE, "source alone").mean
-lines(left, {BEFORE: study.curve(BEFORE, "report")}, colour=blue, at=(alone,), xlabel="training steps", ylim=(0, 103))
-lines(right, {BEFORE: study.curve(BEFORE, "loss")}, colour=blue, xlabel="training steps", ylim=(0, None))
-left.set_ylabel("bridged accuracy (%)")
-right.set_ylabel("loss (nats per token)")
+alone = [study.mean(BEFORE, reading).mean for reading in ("source alone", "shuffled source")]
+options = {"colour": {BEFORE: BLUE}, "xlabel": "training steps"}
+lines(left, {BEFORE: study.curve(BEFORE, "report")}, at=alone, ylabel="bridged accuracy (%)", ylim=(0, 103), **options)
+lines(right, {BEFORE: study.curve(BEFORE, "loss")}, ylabel="loss (nats per token)", ylim=(0, None), **options)
 plt.show()
 
-
-# %% tags=["hide-input"]
-def kept(one) -> float:
-    """What is left of the highest look at the lowest one behind it, in per cent."""
-    found = one["report"]
-    return 100 * found.loc[found.idxmax() :].min() / found.max()
-
-
-table(
-    f"after {STEPS} steps, question hidden | accuracy (%)",
-    (
-        (name, study.mean(BEFORE, reading))
-        for name, reading in {
-            "target alone, question in sight": "target alone",
-            "source alone": "source alone",
-            "bridged": "report",
-            "bridged, shuffled source": "shuffled source",
-        }.items()
-    ),
-    f"Mean [95 % interval] over {len(study.seeds(BEFORE))} seeds; {run.asked} problems. A *shuffled source* speaks of another"
-    f" problem. Single runs end between {study.values(BEFORE, 'report').min():.0f} and {study.values(BEFORE, 'report').max():.0f} %;"
-    f" the lowest that any falls to behind its highest look is {study.values(BEFORE, kept).min():.0f} % of that.",
-)
-
 # %% [markdown]
-# How far a bridge comes depends on the pair of hosts; that it keeps what it has reached does not. Nor does the training
-# loss stay level: it falls as accuracy rises.
+# How far a bridge comes depends on the pair of hosts: at the end some bridges answer nearly everything, others about a
+# third. That it keeps what it has reached does not: no run ends more than a few points below its highest look. Nor does
+# the training loss stay level: it falls as accuracy rises.
 #
 # ### The search
 #
@@ -237,11 +211,10 @@ def worst() -> str:
 
 
 table(
-    "setting | n | last accuracy (%) | drop (points) | collapsed | change of loss (nats) | loops or empty (%)",
+    "setting | last accuracy (%) | drop (points) | collapsed | change of loss (nats) | loops or empty (%)",
     (
         (
             arm,
-            len(study.seeds(arm)),
             study.mean(arm, "report"),
             study.mean(arm, drop("report")),
             f"{study.values(arm, collapsed).sum():.0f} of {len(study.seeds(arm))}",
@@ -250,9 +223,9 @@ table(
         )
         for arm in (BEFORE, *SEARCHED)
     ),
-    f"Mean [95 % interval] over n seeds. A drop is the highest look of {run.asked} questions minus the last: a level run shows one"
+    f"Mean [95 % interval] over {len(study.seeds(BEFORE))} seeds. A drop is the highest look of {run.asked} questions minus the last: a level run shows one"
     " of a few points by chance. Collapsed: the last accuracy is below half of the highest. The change of loss is that between"
-    f" the highest look and the last. The largest mean drop: *{worst()}*.",
+    " the highest look and the last.",
 )
 
 # %% [markdown]
@@ -274,17 +247,18 @@ print(run.verdict_lines())
 # %% [markdown]
 # ## What holds instead
 #
-# The recipe that the log blames does not collapse here, and neither a high rate nor a small pool of problems brings a fall
-# like the log's. A few of their runs do end below half of their highest look, but that look lies at about a fifth or lower,
-# where the luck of a hundred questions is nearly as large, and the means over seeds are highest at the end. The two are weak
-# witnesses, since they reached little that could be taken back. (Two more suspects, the end token and the way in which the answer is read off, have
-# [a chapter of their own](padding_and_stopping.ipynb).)
+# The recipe that the log blames does not collapse here, and neither a high rate nor a small pool of problems brings a
+# fall like the log's. A few of their runs do end below half of their highest look, but that look lies at about a fifth
+# or lower, where the luck of a hundred questions is nearly as large, and the means over seeds are highest at the end.
+# The two are weak witnesses, since they reached little that could be taken back. (Two more suspects, the end token and
+# the way in which the answer is read off, have [a chapter of their own](padding_and_stopping.ipynb).)
 #
-# One setting comes near to the picture: on all pairs of hosts but one accuracy falls below half of its height, mostly from
-# nearly everything to nearly nothing, some of the answers are loops or empty, and the loss gives no alarm. (On the one, the
-# untrained soft tokens have already disturbed the target, and there is little to fall from.) But it starts at or near its peak, and its loss falls where the log's stayed level, so it is
-# not the log's collapse as the claim has it. Its translator, its hosts and its optimiser are those of the setting beside
-# it, which does not fall. What differs is what it is asked to learn.
+# One setting comes near to the picture: on all pairs of hosts but one accuracy falls below half of its height, mostly
+# from nearly everything to nearly nothing, some of the answers are loops or empty, and the loss gives no alarm. (On the
+# one, the untrained soft tokens have already disturbed the target, and there is little to fall from.) But it starts at
+# or near its peak, and its loss falls where the log's stayed level, so it is not the log's collapse as the claim has
+# it. Its translator, its hosts and its optimiser are those of the setting beside it, which does not fall. What differs
+# is what it is asked to learn.
 #
 # Before any training this can be seen in a number. A frozen host finds its own solutions likely: that is what made it a
 # healthy baseline. So the loss of the training loop, on solutions that the host itself would give, must begin near zero
@@ -319,53 +293,47 @@ table(
 )
 
 # %% [markdown]
-# The log's code for the loss is not printed in it, so this remains a suspicion: that its loss, level at a height where a
-# healthy host is not found, was not the loss of the answers. A shift is one way to that, padding or prompt counted as answer
-# are others. A level loss while accuracy falls is in any case no sign of an objective that is too weak. It is a reason to
-# ask what the objective is.
+# The log's code for the loss is not printed in it, so this remains a suspicion: that its loss, level at a height where
+# a healthy host is not found, was not the loss of the answers. A shift is one way to that, padding or prompt counted as
+# answer are others. A level loss while accuracy falls is in any case no sign of an objective that is too weak. It is a
+# reason to ask what the objective is.
 #
 # ## Tweak it
 #
 # Walk in a straight line from the soft tokens of an untrained bridge to those of the bridge that was trained on labels
-# shifted twice, question in sight. On the left the loss that is asked for and the loss of the right answers; on the right
-# the accuracy; above, what the target says to one question. In a live kernel, choose the question.
+# shifted twice, question in sight. On the left the loss that is asked for and the loss of the right answers; on the
+# right the accuracy; above, what the target says to one question. In a live kernel, choose the question.
 
 
 # %% tags=["hide-input"]
-SHARES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0)
-
-
-@cache
-def along(share: float):
-    """Both losses and the answers with soft tokens so far along the line."""
-    home = bench.home(0)
-    exam = home.exams["report"].first(50)
-    with torch.no_grad():
-        ends = [b.eval()(exam.states, exam.mask) for b in (bench.untrained(shifted, 0), study.model(SHIFTED, 0))]
+SHARES = (0.0, 0.1, 0.2, 0.4, 1.0)
+walked = {}
+host, paper = bench.home(0).pair, bench.home(0).exams["report"].first(50)
+with torch.no_grad():
+    ends = [b.eval()(paper.states, paper.mask) for b in (bench.untrained(shifted, 0), study.model(SHIFTED, 0))]
+    for share in SHARES:
         soft = torch.lerp(*ends, share)
-        logits = bridge_logits(home.pair.target, soft, exam, torch.arange(50), visible=True)
-    losses = [answer_loss(logits, labels).item() for labels in (shifted_twice(exam.labels, 0), exam.labels)]
-    return losses, answer(home.pair.target, home.pair.target_words, soft, exam, visible=True)
+        logits = bridge_logits(host.target, soft, paper, torch.arange(50), visible=True)
+        both = [answer_loss(logits, labels).item() for labels in (shifted_twice(paper.labels, 0), paper.labels)]
+        walked[share] = both, answer(host.target, host.target_words, soft, paper, visible=True)
 
 
 def frame(axes, share: float, question: int) -> str:
     """Losses and accuracy along the line with one place marked, and what is said there."""
-    losses, accuracy = axes
-    (asked_for, of_answers), said = along(share)
-    for i, name, line in ((0, "labels shifted twice", "-"), (1, "right answers", "--")):
-        losses.plot(SHARES, [along(s)[0][i] for s in SHARES], line, color=(ORANGE, GREY)[i], label=name)
-        losses.plot(share, (asked_for, of_answers)[i], "o", color=(ORANGE, GREY)[i])
-    accuracy.plot(SHARES, [along(s)[1].accuracy for s in SHARES], "-", color=BLUE)
-    accuracy.plot(share, said.accuracy, "o", color=BLUE)
-    losses.set(xlabel="share of the way", ylabel="loss (nats per token)")
-    losses.legend(fontsize=8)
-    accuracy.set(xlabel="share of the way", ylabel="accuracy (%)", ylim=(-3, 103))
+    (as_asked, of_answers), said = walked[share]
+    series = {
+        "nats per token, shifted twice": (axes[0], [both[0] for both, _ in walked.values()], as_asked, ORANGE),
+        "nats per token, right answers": (axes[0], [both[1] for both, _ in walked.values()], of_answers, GREY),
+        "accuracy (%)": (axes[1], [said.accuracy for _, said in walked.values()], said.accuracy, BLUE),
+    }
+    for name, (place, values, here, colour) in series.items():
+        place.plot(SHARES, values, label=name, color=colour)
+        place.plot(share, here, "o", color=colour)
+        place.set(xlabel="share of the way", ylim=(0, None))
+        place.legend(fontsize=8)
     words = said.texts[question] or "(nothing)"
-    losses.figure.suptitle(f"says: {words}", fontsize=9)
-    return (
-        f"{100 * share:.0f} % of the way: loss {asked_for:.2f} as asked, {of_answers:.2f} of the right answers, accuracy"
-        f" {said.accuracy:.0f} %. The target says: {words}."
-    )
+    axes[0].figure.suptitle(f"says: {words}", fontsize=9)
+    return f"{share:.0%} of the way: loss {as_asked:.2f} as asked, accuracy {said.accuracy:.0f} %. It says: {words}."
 
 
 explore("share of the way", SHARES, frame, columns=2, question=range(5))
@@ -390,8 +358,6 @@ degeneration(said.ids, own.pair.target_words.eos_token_id, LONGEST)
 run.measure(
     **{f"drop: {arm}": study.mean(arm, drop("report")) for arm in (BEFORE, *SEARCHED)},
     **{f"change of loss: {arm}": study.mean(arm, loss_change) for arm in (BEFORE, *SEARCHED)},
-    final_accuracy=study.mean(BEFORE, "report"),
-    kept_after_peak=study.mean(BEFORE, kept),
 )
 run.given["largest drop"] = worst()
 run.close()
