@@ -4,8 +4,8 @@
 # The log trains its connector and T5 at a rate of $5 \times 10^{-5}$, and its sentence encoder, when that is trained at
 # all, at a fifth of it. It expects the most from training all three, and varied none of these numbers. This chapter
 # varies them. The log's rate is far too low for a connector that starts from nothing, in a short run and in one ten times
-# as long. Whether training the encoder pays depends on that rate: where the rest learns too slowly it helps a little, and
-# at a good rate it does not help at all.
+# as long. Whether training the encoder pays depends on that rate: where the rest learns too slowly it helps a little, at
+# a good rate it buys less than a point, and at a higher one it costs.
 
 # %% tags=["parameters"]
 profile = "quick"  # quick | full
@@ -124,10 +124,11 @@ study = run.study("rates", bench.train, grid)
 study |= run.study("beside the grid", bench.train, beside, range(run.others))
 
 # %% [markdown]
-# The encoder's arms take the same recipe and train the encoder too: from the start at the common rate, at a fifth of it as
-# in the log, and from the second third of the steps on, as the log would unfreeze it in epoch 10 of 30. They are trained
-# at every rate of the grid, and judged at the one that is chosen. How far the encoder's vectors have moved is read off
-# beside the BLEU: a cosine of 1 says that its pretraining is where it was.
+# The encoder's arms take the same recipe and train the encoder too: from the start at the common rate, at a fifth of it
+# as in the log, and from the second third of the steps on, as the log would unfreeze it in epoch 10 of 30. They are
+# trained at every rate of the grid, and judged at the one that is chosen; this page trains them anew at that one alone.
+# How far the encoder's vectors have moved is read off beside the BLEU: a cosine of 1 says that its pretraining is where
+# it was.
 
 # %%
 WAYS = {
@@ -147,15 +148,17 @@ def kept(translator, recipe: Recipe) -> dict[str, float]:
 encoder = {(way, lr): at(lr, groups=(group,), unfrozen=True) for way, group in WAYS.items() for lr in RATES}
 highest = {arm: recipe for arm, recipe in encoder.items() if arm[1] == RATES[-1]}
 lower = {arm: recipe for arm, recipe in encoder.items() if arm not in highest}
-study |= run.study("encoder", bench.train, highest, read=kept)
-study |= run.study("encoder at lower rates", bench.train, lower, range(run.others), read=kept)
-tuned = Tuned(study, RATES, "bleu")  # the rate that every other seed chooses
+best = Tuned(study, RATES, "bleu").chosen(FROZEN)  # the rate that every other seed chooses
+_, measuring = study.halves(*grid)
+here = None if run.others else [(way, best[1]) for way in WAYS]
+study |= run.study("encoder", bench.train, highest, here=here, read=kept)
+study |= run.study("encoder at lower rates", bench.train, lower, range(run.others or run.seeds), here=here, read=kept)
 
 # %% [markdown]
 # What the rate does, at two budgets:
 
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "Left: BLEU against the learning rate, at two numbers of steps: means over seeds with their 95 % interval, single seeds thin; the vertical line is the log's rate. Dotted: the best constant sentence and the nearest training sentence. Right: what training the sentence encoder gains over keeping it frozen, at each rate; the dotted lines are zero and the criterion's 2 BLEU.", "name": "fig-rates-grid"}, "image": {"alt": "Left, two curves of BLEU against the rate. The short runs start near the constant floor at the log's rate, rise to a plateau between 1e-3 and 3e-3 and fall at 1e-2. The runs of ten times the steps lie above them throughout and start at the log's rate at about the height of that plateau; they too are highest between 1e-3 and 3e-3. Right, three curves of gains over frozen that fall from above zero at the lower rates to below zero at 3e-3; the highest point, at 1.5e-4, is that of the encoder trained from the start."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Left: BLEU against the learning rate, at two numbers of steps: means over seeds with their 95 % interval, single seeds thin; the vertical line is the log's rate. Dotted: the best constant sentence and the nearest training sentence. Right: what training the sentence encoder gains over keeping it frozen, at each rate; the dotted lines are zero and the criterion's 2 BLEU.", "name": "fig-rates-grid"}, "image": {"alt": "Left, two curves of BLEU against the rate. The short runs start near the constant floor at the log's rate, rise to a plateau between 1e-3 and 3e-3 and fall at 1e-2. The runs of ten times the steps lie above them throughout and start at the log's rate at about the height of that plateau; they too are highest between 1e-3 and 3e-3. Right, three curves of gains over frozen that rise from near zero, fall again and end below zero at 3e-3. The encoder trained from the start has the highest point, at 1.5e-4, and the lowest, at 3e-3; the other two are highest at 5e-4, below 1."}}
 def by_rate(way: str, over: str = "") -> pd.DataFrame:
     """BLEU of an arm, or its gain over another, by rate (rows) and seed (columns)."""
     rates = [lr for lr in (*RATES, HIGHER) if (way, lr) in study]
@@ -166,7 +169,7 @@ def by_rate(way: str, over: str = "") -> pd.DataFrame:
 left, right = figure(columns=2, height=3.7, sharey=False)
 floors = (bench.floors.constant, bench.floors.retrieval)
 curves = {f"{run.steps} steps": by_rate(FROZEN), f"{TENFOLD} steps": by_rate(LONG)}
-lines(left, {n: c for n, c in curves.items() if len(c)}, at=floors, xscale="log", xlabel="learning rate", ylabel="BLEU")
+lines(left, curves, at=floors, xscale="log", xlabel="learning rate", ylabel="BLEU")
 left.axvline(LOG_RATE, color=GREY, lw=1)
 left.legend(fontsize=8)
 COLOUR = dict(zip(WAYS, (GREEN, PURPLE, BLUE), strict=True))
@@ -176,8 +179,6 @@ right.legend(fontsize=8)
 plt.show()
 
 # %% tags=["hide-input"]
-best = tuned.chosen(FROZEN)
-choosing, measuring = study.halves(*grid)
 table(
     "learning rate | budget | first map moved by, seed 0 (% of its size) | BLEU | budget, ten times the steps | BLEU",
     (
@@ -187,7 +188,7 @@ table(
             100 * float((study.model((FROZEN, lr), 0).connector[1].into.weight.detach() - start).norm() / start.norm()),
             study.mean((FROZEN, lr), "bleu", measuring),
             lr * path[TENFOLD],
-            study.mean((LONG, lr), "bleu", measuring) if (LONG, lr) in study else None,
+            study.mean((LONG, lr), "bleu", measuring),
         )
         for lr in RATES
     ),
@@ -198,15 +199,14 @@ table(
 # And what training the encoder does, at the chosen rate:
 
 # %% tags=["hide-input"]
-at_best = [arm for arm in (best, *((way, best[1]) for way in WAYS)) if arm in study]
+at_best = [best, *((way, best[1]) for way in WAYS)]
 table(
-    "sentence encoder | n | BLEU | distinct outputs (%) | gain over frozen | cosine of its vectors before and after",
+    "sentence encoder | n | BLEU | gain over frozen | cosine of its vectors before and after",
     (
         (
             arm[0],
             len(study.seeds(arm)),
             study.mean(arm, "bleu"),
-            study.mean(arm, "distinct"),
             *((study.gain(arm, best, "bleu"), study.mean(arm, "kept")) if arm != best else (None, None)),
         )
         for arm in at_best
@@ -218,25 +218,24 @@ table(
 # (verdict-a9)=
 # (verdict-a12)=
 # ## Verdict
-
+#
+# The rate is the one that the rows of record chose, for this page's own runs too. Of those the second card speaks alone:
+# what the first one compares are measuring seeds, and of these the page trains too few for an interval.
 
 # %% tags=["hide-input"]
-def gain(way: str, over: str):
-    """BLEU of one arm over another at the chosen rate."""
-    rate = tuned.chosen(FROZEN)[1]
-    return study.gain((way, rate), (over, rate), "bleu")
-
-
+AT_FIFTH, TRAINED, STAGED = ((way, best[1]) for way in ("at a fifth", "trained", "after a third"))
 run.judge(
     "A9",
     lambda: {
-        "shortfall_at_log_rate": study.gain(tuned.chosen(FROZEN), (FROZEN, LOG_RATE), "bleu", study.halves(*grid)[1]),
-        "gain_of_lower_encoder_rate": gain("at a fifth", "trained"),
+        "shortfall_at_log_rate": study.gain(best, (FROZEN, LOG_RATE), "bleu", measuring),
+        "gain_of_lower_encoder_rate": study.gain(AT_FIFTH, TRAINED, "bleu"),
     },
 )
 
 # %% tags=["hide-input"]
-run.judge("A12", lambda: {"unfrozen_gain": gain("trained", FROZEN), "staged_gain": gain("after a third", FROZEN)})
+run.judge(
+    "A12", lambda: {"unfrozen_gain": study.gain(TRAINED, best, "bleu"), "staged_gain": study.gain(STAGED, best, "bleu")}
+)
 
 # %% tags=["nbval-check-output", "keep_output", "remove-input"]
 print(run.verdict_lines())
@@ -248,39 +247,30 @@ print(run.verdict_lines())
 
 # %% tags=["hide-input"]
 long_gain = study.gain((LONG, best[1]), (LONG, LOG_RATE), "bleu", measuring)
-same_path = study.mean((LONG, LOG_RATE), "bleu"), study.mean((FROZEN, 10 * LOG_RATE), "bleu")
 Markdown(
     f"On the measuring seeds the rate of {best[1]:g} gains {study.gain(best, (FROZEN, LOG_RATE), 'bleu', measuring)} BLEU on"
-    f" the log's after {run.steps} steps, and {long_gain} after {TENFOLD}. The log's rate at ten times the steps, and ten"
-    f" times the log's rate at once, have about the same budget: they end at {same_path[0]} and {same_path[1]}. At"
-    f" {HIGHER:g}, above the grid, the short runs end at {study.mean((FROZEN, HIGHER), 'bleu')}."
+    f" the log's after {run.steps} steps, and {long_gain} after {TENFOLD}."
 )
 
 # %% [markdown]
-# So the log's rate is not wrong for good, it is slow: ten times the steps carry it about as far as the best short run, and
-# a run of the same length at a higher rate stays ahead. Rate and steps trade against each other as the budget says, with
-# something left over for the longer run. There is an upper end too. Beyond the plateau of {numref}`fig-rates-grid` BLEU
+# So the log's rate is not wrong for good, it is slow: ten times the steps carry it about as far as the best short run,
+# and a run of the same length at a higher rate stays ahead. Rate and steps trade against each other as the budget says,
+# with something left over for the longer run: ten times the log's rate at once has about the budget of ten times the
+# steps, and ends a few points lower. There is an upper end too. Beyond the plateau of {numref}`fig-rates-grid` BLEU
 # falls, at both lengths, and over the plateau itself the choice of rate matters little.
 #
 # None of this says that $10^{-3}$ is right elsewhere. It says that a rate taken over from fine-tuning is a poor guess for
 # a connector that starts from nothing, and that a grid of five short runs shows it.
 #
 # ### The encoder is a question of the rate
-
-# %% tags=["hide-input"]
-starved = max(RATES, key=lambda lr: study.gain(("trained", lr), (FROZEN, lr), "bleu").mean)
-Markdown(
-    f"Trained from the start, the encoder gains {study.gain(('trained', starved), (FROZEN, starved), 'bleu')} BLEU over a"
-    f" frozen one at a rate of {starved:g}, where that gain is largest, and {gain('trained', FROZEN)} at the chosen"
-    f" {best[1]:g}. A fifth of the rate gains {gain('at a fifth', 'trained')} on the common rate there."
-)
-
-# %% [markdown]
+#
 # The right panel of {numref}`fig-rates-grid` has the log's hope and its refutation in one curve. At a rate that is too
 # low the frozen translator has hardly begun to listen, and another part that moves is a help. At a rate that suits the
 # connector, the same training moves the encoder's vectors away from what they were taught, as the last table shows, and
-# buys less than a point with it. The log's fifth does what it is meant to do, it keeps the vectors where they were; but so
-# does freezing, which costs nothing.
+# buys less than a point with it; at the top of the grid it costs more than one. The log's fifth does what it is meant to
+# do: it keeps the vectors where they were, and never costs anything clear. Over the seeds of record it even gains on
+# freezing, by half a point. That is less than two seeds of one recipe differ by, and freezing needs no gradients through
+# the encoder.
 #
 # That holds where the vectors contain the sentence to begin with. An encoder whose vectors lack something could gain
 # more. The probe of [the chapter before](collapse.ipynb) tells which case one has.
@@ -295,26 +285,19 @@ Markdown(
 
 # %% tags=["hide-input"]
 def frame(axes, lr: float, sentence: str) -> str:
-    """How sure seed 0 is of each word of a sentence, given its vector or the next one's."""
+    """How sure seed 0 is of each word of a sentence, given its vector or another's."""
     place = bench.unseen.texts.index(sentence)
     labels = bench.tokenizer([sentence] * 2, return_tensors="pt")["input_ids"].to(run.device)
-    vectors = bench.unseen.vectors[[place, (place + 1) % len(bench.unseen.texts)]]
     model = study.model((FROZEN, lr), 0)
     with torch.no_grad():
-        logits = model.host(**model.host_inputs(vectors), labels=labels).logits
-    right, wrong = logits.softmax(-1).gather(2, labels[..., None])[..., 0][:, :-1].cpu()
-    places = torch.arange(len(right))
-    axes.bar(places - 0.2, 100 * right, 0.4, color=ORANGE, label="its own vector")
-    axes.bar(places + 0.2, 100 * wrong, 0.4, color=GREY, label="another's vector")
-    axes.set_xticks(places, sentence.split(), rotation=35, ha="right")
-    axes.set(ylabel="given to the right word (%)", ylim=(0, 120), title=f"rate {lr:g}")
-    axes.legend(fontsize=8, ncols=2, loc="upper right")
-    said = study.texts((FROZEN, lr), 0, "said")[place]
-    axes.figure.supxlabel(f"said: {said}", fontsize=9)
-    return (
-        f"At rate {lr:g} the words of '{sentence}' get {100 * right.mean():.0f} % on average with the sentence's own vector,"
-        f" {100 * wrong.mean():.0f} % with another's. The translator says '{said}'."
-    )
+        inputs = model.host_inputs(bench.unseen.vectors[[place, place - 1]])
+        sure = model.host(**inputs, labels=labels).logits.softmax(-1).gather(2, labels[..., None])[:, :-1, 0]
+    bars = pd.DataFrame(100 * sure.cpu().numpy().T, sentence.split(), ["its own vector", "another's vector"])
+    bars.plot.bar(ax=axes, color=[ORANGE, GREY], rot=35, ylim=(0, 130), ylabel="given to the right word (%)")
+    said = f"At rate {lr:g} it says: {study.texts((FROZEN, lr), 0, 'said')[place]}"
+    axes.set_title(said, fontsize=10)
+    own, other = bars.mean()
+    return f"Bars for the words of '{sentence}': {own:.0f} % on average with its own vector, {other:.0f} % with another's. {said}."
 
 
 explore("learning rate", RATES, frame, height=3.4, sentence=bench.unseen.texts[:8])
@@ -325,7 +308,7 @@ explore("learning rate", RATES, frame, height=3.4, sentence=bench.unseen.texts[:
 # Groups go by the names of parameters, so they fit any module. This prints what each part of a model would learn at:
 
 # %%
-mine = study.model(("at a fifth", RATES[-1]), 0)  # yours
+mine = bench.untrained(encoder["at a fifth", LOG_RATE], seed=0)  # yours
 plan = FitSettings(steps=1000, lr=1e-3, groups=LOG_GROUPS)
 parts = {name.split(".")[0]: plan.lr * plan.group(name).rate for name, _ in mine.named_parameters()}
 table("part | rate", ((f"`{part}`", rate) for part, rate in parts.items()))
