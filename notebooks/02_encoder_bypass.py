@@ -193,24 +193,19 @@ plt.show()
 
 # %% [markdown]
 # Are the two curves equal, or only close? Every reading at every look, loss, BLEU, distinct outputs and conditioning gap,
-# is compared within each seed, and so are the sentences that the runs of this page say in the end:
+# is compared within each seed, and so are the sentences that the runs of this page say in the end. They are equal:
 
 # %% tags=["hide-input"]
-apart = {host: study.apart((host, EMBEDS), (host, OUTPUTS)) for host in bench.hosts}
-equal = sum(int((found == 0).sum()) for found in apart.values())
-here = list(product(bench.hosts, range(run.seeds)))
-same = sum(study.texts((h, EMBEDS), s, "said") == study.texts((h, OUTPUTS), s, "said") for h, s in here)
-Markdown(
-    f"In {equal} of {sum(map(len, apart.values()))} pairs of runs all readings are equal, to the last bit; in {same} of"
-    f" {len(here)} pairs all {run.held_out} sentences are, to the letter."
-)
-
-# %% tags=["hide-input"]
-READINGS = ("loss", "bleu", "distinct", "true bypass")
+apart = [study.apart((host, EMBEDS), (host, OUTPUTS)) for host in bench.hosts]
+equal = sum(int((found == 0).sum()) for found in apart)
+pairs = list(product(bench.hosts, range(run.seeds)))
+same = sum(study.texts((h, EMBEDS), s, "said") == study.texts((h, OUTPUTS), s, "said") for h, s in pairs)
 table(
-    "host | route | loss (nats per token) | BLEU | distinct outputs (%) | logits by a true bypass differ by",
-    ((arm[0].upper(), f"`{arm[1]}`", *(study.mean(arm, reading) for reading in READINGS)) for arm in ARMS),
-    f"Mean [95 % interval] over {len(study.seeds(*ARMS))} seeds, each with a host of its own. Floors of BLEU: {bench.floors}.",
+    "host | route | loss (nats per token) | BLEU | distinct outputs (%)",
+    ((a[0].upper(), f"`{a[1]}`", *(study.mean(a, name) for name in ("loss", "bleu", "distinct"))) for a in ARMS),
+    f"Mean [95 % interval] over {len(study.seeds(*ARMS))} seeds, each with a host of its own. Floors of BLEU: {bench.floors}."
+    f" Equal to the last bit in every reading: {equal} of {sum(map(len, apart))} pairs of `{EMBEDS}` and `{OUTPUTS}`; to the"
+    f" letter in what they say: {same} of {len(pairs)}.",
 )
 
 # %% [markdown]
@@ -249,14 +244,14 @@ print(run.verdict_lines())
 # BLEU. What a *true* bypass does is a question of its own:
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "What leaving the encoder out costs: loss of the true bypass minus that of the encoder route, paired by seed and host, mean and 95 % interval; left of zero the bypass is better. Small dots are the seeds trained on this page. Dotted: zero, and the criterion's 0.05 to either side.", "name": "fig-bypass-cost"}, "image": {"alt": "Dot plot of the paired difference in loss, one row for T5 and one for BART, with dotted lines at zero and at plus and minus 0.05 nats per token. T5 lies left of zero, BART right of it, each with its whole interval, and both inside the outer lines."}}
-here = {
-    h.upper(): study.live.values((h, BYPASS), "loss") - study.live.values((h, OUTPUTS), "loss") for h in bench.hosts
+live = {
+    host: study.live.values((host, BYPASS), "loss") - study.live.values((host, OUTPUTS), "loss") for host in bench.hosts
 }
 dots(
     figure(height=2),
     {host.upper(): cost(host) for host in bench.hosts},
     colour=GREEN,
-    points=here,
+    points={host.upper(): values for host, values in live.items()},
     at=(-0.05, 0, 0.05),
     xlabel="cost of leaving the encoder out (nats per token)",
 )
@@ -265,9 +260,9 @@ plt.show()
 # %% [markdown]
 # The log's second opinion is half right. By the criterion's line the encoder is redundant on both hosts: to leave it out
 # costs less than the line allows. But there is no mismatch that its absence would mend. On T5 the bypass gains a little,
-# on BART it loses a little, each in the loss of every seed and in BLEU on average: what holds on one host is no law for another. The
-# loss does not tell all of it either. With the encoder left out, the translators of both hosts say far fewer different
-# sentences, as the table above shows, on T5 too, where the loss is better.
+# on BART it loses a little, each in the loss of every seed and in BLEU on average: what holds on one host is no law for
+# another. The loss does not tell all of it either. With the encoder left out, the translators of both hosts say far fewer
+# different sentences, as the table above shows, on T5 too, where the loss is better.
 #
 # And the symptom? It comes back, with the log's fix in place, from two things nobody suspected. One is the scale of the
 # sentence vectors: at unit norm, each of 256 features has a standard deviation near $1/16$. Beside the learned tokens of
@@ -301,40 +296,35 @@ table(
 #
 # ## Tweak it
 #
-# If the log were right, `inputs_embeds` would give the decoder the bare tokens. Blend the two: the decoder attends to
-# $(1-\alpha)\,\mathrm{Enc}(E) + \alpha E$. At $\alpha = 0$ this is the encoder route, at $\alpha = 1$ the true bypass.
-# Move the slider and see, for a sentence neither model has seen, how probable each of its words is, given the words before
-# it. In a live kernel, choose another sentence and the frames are computed anew.
+# If the log were right, `inputs_embeds` would give the decoder the bare tokens. Blend the two: the decoder of the trained
+# T5 attends to $(1-\alpha)\,\mathrm{Enc}(E) + \alpha E$. At $\alpha = 0$ this is the encoder route, at $\alpha = 1$ the
+# true bypass. Move the slider and see, for a sentence that the model has not seen, how probable each of its words is,
+# given the words before it. In a live kernel, choose another sentence, or BART.
 
 # %% tags=["hide-input"]
 listening = {host: study.model((host, OUTPUTS), 0) for host in bench.hosts}
 
 
-def frame(axes, alpha: float, sentence: str) -> str:
-    """Both hosts at one blend, beside what they expect by `inputs_embeds`."""
-    given, told = bench.sentences((sentence,)), []
-    for panel, (host, model) in zip(axes, listening.items(), strict=True):
-        with torch.no_grad():
-            tokens = model.connector(given.vectors)
-            encoded = model.host.get_encoder()(inputs_embeds=tokens).last_hidden_state
-            memory = BaseModelOutput(last_hidden_state=torch.lerp(encoded, tokens, alpha))
-            routes = {"inputs_embeds": {"inputs_embeds": tokens}, "blend": {"encoder_outputs": memory}}
-            logits = {name: model.host(**given_as, labels=given.labels).logits[0] for name, given_as in routes.items()}
-        ids = given.labels[0]
-        for (name, seen), shift, colour in zip(logits.items(), (-0.2, 0.2), (BLUE, ORANGE), strict=True):
-            right = 100 * seen.softmax(-1)[torch.arange(len(ids)), ids].cpu()
-            panel.barh(torch.arange(len(ids)) + shift, right, 0.38, color=colour, label=name)
-        apart = f"{(logits['inputs_embeds'] - logits['blend']).abs().max().item():.3g}"
-        told.append(f"{host.upper()} {apart}")
-        panel.set_yticks(range(len(ids)), bench.tokenizer.convert_ids_to_tokens(ids.tolist()), fontsize=8)
-        panel.invert_yaxis()
-        panel.set(xlim=(0, 105), xlabel="probability (%)", title=f"{host.upper()}: largest |Δ logit| {apart}")
-    axes[1].figure.legend(*axes[1].get_legend_handles_labels(), loc="outside lower center", ncols=2)
-    differs = ", ".join(told)
-    return f"Probability of each word of '{sentence}' at blend {alpha:.1f}. Largest difference in logits: {differs}."
+@torch.no_grad()
+def frame(axes, alpha: float, sentence: str, host: str) -> str:
+    """How probable each word is to one host at one blend, beside what it is by `inputs_embeds`."""
+    given, model = bench.sentences((sentence,)), listening[host]
+    tokens, ids = model.connector(given.vectors), given.labels[0]
+    encoded = model.host.get_encoder()(inputs_embeds=tokens).last_hidden_state
+    memory = BaseModelOutput(last_hidden_state=torch.lerp(encoded, tokens, alpha))
+    routes = {EMBEDS: {EMBEDS: tokens}, "blend": {OUTPUTS: memory}}
+    logits = {name: model.host(**how, labels=given.labels).logits[0] for name, how in routes.items()}
+    for (name, seen), shift, colour in zip(logits.items(), (-0.2, 0.2), (BLUE, ORANGE), strict=True):
+        right = 100 * seen.softmax(-1)[range(len(ids)), ids].cpu()
+        axes.barh(torch.arange(len(ids)) + shift, right, 0.38, color=colour, label=name)
+    said = f"{host.upper()}, blend {alpha:g}: logits differ by {(logits[EMBEDS] - logits['blend']).abs().max():.3g} at most"
+    axes.set_yticks(range(len(ids)), bench.tokenizer.convert_ids_to_tokens(ids.tolist()))
+    axes.set(xlim=(0, 105), ylim=(len(ids) - 0.4, -0.6), xlabel="probability (%)", title=said)
+    axes.figure.legend(loc="outside lower center", ncols=2)
+    return f"{said}. Bars of the probability of each word of '{sentence}'."
 
 
-explore("blend α", (0, 0.2, 0.4, 0.6, 0.8, 1), frame, height=4.2, columns=2, sentence=bench.unseen.texts[:8])
+explore("blend α", (0, 0.25, 0.5, 0.75, 1), frame, height=4.2, sentence=bench.unseen.texts[:8], host=bench.hosts)
 
 # %% [markdown]
 # ## Try it on yours
