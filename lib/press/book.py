@@ -117,7 +117,7 @@ class Run(provenance.Run):
         if observed and self.agreement:
             try:
                 with live_only():
-                    verdict = ledger.beside(verdict, ledger.judge(claim, dict(observed())))
+                    verdict = ledger.beside(verdict, ledger.judge(claim, dict(observed()), **options))
             except (ValueError, KeyError, PressError):
                 pass  # too few seeds here
         return self.note(verdict)
