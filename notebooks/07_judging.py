@@ -52,8 +52,8 @@ run = begin(
     collapsed=((2.5e-5, 5e-5, 1e-4), (1.25e-5, 2.5e-5, 5e-5)),  # rates of either recipe
     working=((1e-4, 1e-3, 1e-2), (1e-4, 3e-4, 1e-3)),
 )
-texts = [Path(path).read_text(encoding="utf-8-sig").splitlines() for path in (outputs, references) if path]
 with refusing():
+    texts = [Path(path).read_text(encoding="utf-8-sig").splitlines() for path in (outputs, references) if path]
     if texts and (len(texts) < 2 or len(texts[0]) != len(texts[1]) or len(texts[1]) < 2):
         raise ValueError("give outputs and references, line by line as many, at least two")
 
