@@ -157,7 +157,7 @@ show_source(LlamaRMSNorm, start="def forward")
 #
 # Five arms that differ in the scale alone: the recipe, no norm at the output, and LayerNorm with a tenth, ten times and
 # a hundred times the matched RMS. The question is hidden: the target reads soft tokens and a prompt without a question,
-# and all it knows of the problem comes over the bridge. Beside the bridges stand the two models alone, each with the
+# and all it knows of the problem comes over the bridge. Beside the bridges stand the source alone, with the
 # question in sight, and the same bridges with the states of another problem. At the end of a run two more readings are
 # taken: the scale that the soft tokens have reached, and their *share* of the residual stream behind block 1,
 # $\lVert c\,x \rVert / (\lVert c\,x \rVert + \lVert a \rVert)$.
