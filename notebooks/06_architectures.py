@@ -1,11 +1,11 @@
 # %% [markdown]
 # # The architecture table
 #
-# The log tried four connectors, found them equally bad, and drew its conclusion: none of them calls T5's encoder by hand,
-# so that must be what is missing. This chapter fills in the whole table with a recipe that works: every connector, by
-# every route, with the sentence encoder frozen and trained. No cell stays near the floor, and the explicit call changes
-# no digit of any. At equal parameters the perceiver falls behind: how wide a connector is inside counts for more than
-# its kind. And two runs of *one* connector can lie farther apart than the log's four different ones.
+# The log tried four connectors, found them equally bad, and drew its conclusion: none of them calls T5's encoder by
+# hand, so that must be what is missing. This chapter fills in the whole table with a recipe that works: every
+# connector, by every route, with the sentence encoder frozen and trained. No cell stays near the floor, and the
+# explicit call changes no digit of any. At equal parameters the perceiver falls behind: how wide a connector is inside
+# counts for more than its kind. And two runs of *one* connector can lie farther apart than the log's four connectors.
 
 # %% tags=["parameters"]
 profile = "quick"  # quick | full
@@ -73,8 +73,8 @@ claims("A3", "A4", "A13")
 # %% [markdown]
 # ## Mechanism
 #
-# What can each connector say about one vector $x$? The projection makes one token, $W_2 W_1 x$. The attention bridge adds
-# that token to $K$ learned ones and lets them read each other. The perceiver has $K$ latents ask $x$:
+# What can each connector say about one vector $x$? The projection makes one token, $W_2 W_1 x$. The attention bridge
+# adds that token to $K$ learned ones and lets them read each other. The perceiver has $K$ latents ask $x$:
 
 # %% tags=["remove-input"]
 show_source(AttentionBridge.forward)
@@ -90,8 +90,8 @@ show_source(VectorResampler.forward)
 # ## Experiment
 #
 # The recipe is what translates in [the chapter on collapse](collapse.ipynb): vectors standardised, a rate of $10^{-3}$,
-# LayerNorm on keys and values, latents of 0.02. The vectors are those of a small sentence encoder, because one column of
-# the table trains it; it then learns at a fifth of the common rate, as in the log. Connector and host are trained
+# LayerNorm on keys and values, latents of 0.02. The vectors are those of a small sentence encoder, because one column
+# of the table trains it; it then learns at a fifth of the common rate, as in the log. Connector and host are trained
 # together, and each seed has a host of its own.
 #
 # At equal inner width, as in the log, the three differ much in size. The table is filled so; the perceiver's own claim
@@ -127,10 +127,10 @@ table(
 # %% [markdown]
 # ### The arms
 #
-# The table has a cell for each connector, route and state of the sentence encoder. The log's four rows and the perceiver
-# with the explicit call decide the first claim. For the second and the third three arms are trained at three rates
-# each, with the recipe's rate in the middle. Half of the seeds choose (which architecture, which rate), the other half
-# measure.
+# The table has a cell for each connector, route and state of the sentence encoder. The log's four rows and the
+# perceiver with the explicit call decide the first claim. For the second and the third three arms are trained at three
+# rates each, with the recipe's rate in the middle. Half of the seeds choose (which architecture, which rate), the other
+# half measure.
 
 # %%
 RATES = (3e-4, 1e-3, 3e-3)
@@ -208,22 +208,11 @@ panels[0].figure.legend(
 )
 plt.show()
 
-# %% tags=["hide-input"]
-table(
-    "connector | route | sentence encoder | n | BLEU | distinct outputs (%) | conditioning gap (nats per token)",
-    (
-        (c[0], f"`{c[1]}`", c[2], len(study.seeds(c)), *(study.mean(c, view) for view in ("bleu", "distinct", "gap")))
-        for c in cells
-        if c in study
-    ),
-    f"Mean [95 % interval] over n seeds, {run.steps} steps of {run.batch} sentences.",
-)
-
 # %% tags=["remove-input"]
 twins = [study.apart(c, (c[0], "inputs_embeds", c[2])) for c in cells if c[1] == "encoder_outputs" and c in study]
 Markdown(
-    f"The explicit call of the encoder repeats `inputs_embeds`: {sum((t == 0).sum() for t in twins)} of"
-    f" {sum(map(len, twins))} pairs of runs agree in every reading to the last bit."
+    f"With the explicit call of the encoder {sum((t == 0).sum() for t in twins)} of {sum(map(len, twins))} runs agree with"
+    " their twin by `inputs_embeds` in every reading, to the last bit."
 )
 
 # %% [markdown]
@@ -245,16 +234,11 @@ dots(
 )
 plt.show()
 
-# %% tags=["hide-input"]
-gain, ratio, bart_gain = tuned.gain(OURS, THEIRS), tuned.ratio(OURS, THEIRS), tuned.gain(BART, OURS)
-table(
-    "arm | connector's parameters | chosen rate | n | BLEU on the measuring seeds",
-    (
-        (name, parameters(arm), tuned.chosen(name)[1], tuned.mean(name).n, tuned.mean(name))
-        for name, arm in rivals.items()
-    ),
-    f"Perceiver minus bridge: {gain} BLEU. As a ratio: {ratio}; the largest that the bridge leaves room for is"
-    f" {100 / tuned.mean(THEIRS).mean:.2g}. BART minus T5: {bart_gain} BLEU. Paired within seeds.",
+# %% tags=["remove-input"]
+Markdown(
+    f"Each at its rate, on the seeds that did not choose it: perceiver minus bridge {tuned.gain(OURS, THEIRS)} BLEU, as a"
+    f" ratio {tuned.ratio(OURS, THEIRS)}, where the bridge leaves room for {100 / tuned.mean(THEIRS).mean:.2g}; BART minus"
+    f" T5 {tuned.gain(BART, OURS)} BLEU."
 )
 
 # %% [markdown]
@@ -265,26 +249,21 @@ logged = [low for _, _, low, _, kind in log if kind == "measured"]
 scores = {kind: np.array([study.values(kind, f"bleu {n}") for n in range(RUNS)]).T for kind in equals}  # (hosts, runs)
 least = {kind: least_difference(*groups) for kind, groups in scores.items()}
 factor = {kind: float(np.exp(least_difference(*np.log(groups)))) for kind, groups in scores.items()}
-least["a host each"] = least_difference(study.values(plain, "bleu").to_list())
 PAIRS = list(combinations(range(RUNS), 2))
 table(
-    "perceivers | BLEU | distinct outputs (%) | two single runs must differ by (BLEU) | or by a factor of"
-    " | pairs that the bootstrap tells apart",
+    "perceivers | BLEU | two single runs must differ by (BLEU) | or by a factor of | pairs that the bootstrap tells apart",
     (
-        (
-            *(kind, groups.mean().item(), study.values(kind, "distinct").mean(), least[kind], factor[kind]),
-            f"{study.values(kind, 'told apart').sum():.0f} of {len(PAIRS) * len(groups)}",
-        )
+        (kind, groups.mean().item(), least[kind], factor[kind], int(study.values(kind, "told apart").sum()))
         for kind, groups in scores.items()
     ),
-    f"{RUNS} runs on each of {len(scores[WORKING])} hosts, told apart where p < 0.05 over {len(bench.references)} sentences."
-    f" Working runs on a host each must differ by {least['a host each']:.3g} BLEU. The log's four architectures differ by at"
-    f" most {max(logged) - min(logged):.2g}, a factor of {max(logged) / min(logged):.3g}.",
+    f"{RUNS} runs on each of {len(scores[WORKING])} hosts: {len(PAIRS) * len(scores[WORKING])} pairs, told apart where p <"
+    f" 0.05 over {len(bench.references)} sentences. The log's four architectures differ by {max(logged) - min(logged):.2g}"
+    f" BLEU at most, a factor of {max(logged) / min(logged):.3g}.",
 )
 
 # %% [markdown]
-# The bootstrap tells some of these pairs apart, and rightly so, since they are two different models. What it cannot say is
-# that two *architectures* differ, for it keeps to the two models it was given. That takes more runs of each, and a
+# The bootstrap tells some of these pairs apart, and rightly so, since they are two different models. What it cannot say
+# is that two *architectures* differ, for it keeps to the two models it was given. That takes more runs of each, and a
 # difference that equal runs do not have.
 #
 # (verdict-a3)=
@@ -319,107 +298,68 @@ print(run.verdict_lines())
 
 # %% [markdown]
 # ## What holds instead
-
-# %% tags=["remove-input"]
-floor, reached = bench.floors.constant, {c: study.mean(c, "bleu").mean for c in cells if c in study}
-least_varied = min(reached, key=lambda c: study.mean(c, "distinct").mean)
-Markdown(
-    f"The log's four rows reach {min(reached[c] for c in rows):.1f} to {max(reached[c] for c in rows):.1f} BLEU, the whole"
-    f" table {min(reached.values()):.1f} to {max(reached.values()):.1f}: {min(reached.values()) / floor:.1f} to"
-    f" {max(reached.values()) / floor:.1f} times the best constant sentence. The least varied cell, *{', '.join(least_varied)}*,"
-    f" has {study.mean(least_varied, 'distinct').mean:.0f} % distinct outputs at {reached[least_varied]:.1f} BLEU, where the log"
-    " speaks of mode collapse below 50 %."
-)
-
-# %% [markdown]
-# No cell stays near the best constant sentence, and none is lifted by the explicit call. None stays there even where T5's
-# encoder is really left out: by `bypass` the decoder reads the connector's tokens as they are, and translates. The perceiver
-# does so a little better than through the encoder. A host that
-# is trained along with its connector learns to read what it is given, by whatever way it comes.
+#
+# No cell stays near the best constant sentence: every one has more than five times its BLEU. And none is lifted by the
+# explicit call. None stays there even where T5's encoder is really left out: by `bypass` the decoder reads the
+# connector's tokens as they are, and translates. The perceiver does so a little better than through the encoder. A host
+# that is trained along with its connector learns to read what it is given, by whatever way it comes.
 #
 # How much does each change make, then? All of them in one picture, against the change of recipe from the chapter on
 # [what collapses](collapse.ipynb):
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "What each change gains in BLEU: mean and 95 % interval of the difference within seeds. Orange: the recipe, on one and the same perceiver. Blue: the connector. Green: the route past T5's encoder. Purple: the sentence encoder trained, and the other host.", "name": "fig-architectures-effects"}, "image": {"alt": "Eleven rows and a line at zero. The change from the collapsing recipe to the working one lies far to the right of all others, the higher rate next at a third of it. The two wider connectors follow, with the change from bridge to perceiver. The means of all others lie within three points of zero."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "What each change gains in BLEU: mean and 95 % interval of the difference within seeds. Orange: the recipe, on one and the same perceiver. Blue: the connector. Green: the route past T5's encoder. Purple: the sentence encoder trained, and the other host, each at the recipe's rate.", "name": "fig-architectures-effects"}, "image": {"alt": "Eleven rows and a line at zero. The change from the collapsing recipe to the working one lies far to the right of all others, the higher rate next at a third of it, then bridge to perceiver. Projection to perceiver lies just right of zero; from the projection or the bridge as large to the perceiver lie left of it. The means of all others lie within three points of zero."}}
 compared = {
-    "rate 3e-4 → 1e-3": ((OURS, RATES[1]), (OURS, RATES[0]), ORANGE),
-    "projection → perceiver": (plain, by["projection"], BLUE),
-    "bridge → perceiver": (plain, by["attention bridge"], BLUE),
-    "projection → wider projection": (WIDER, by["projection"], BLUE),
-    "bridge → wider bridge": ((THEIRS, RATES[1]), by["attention bridge"], BLUE),
-    **{f"{name}: T5's encoder left out": ((name, "bypass", "frozen"), by[name], GREEN) for name in KINDS},
-    "bridge: sentence encoder trained": (rows[-1], by["attention bridge"], PURPLE),
+    "recipe that collapses → that works": (WORKING, COLLAPSED, "bleu 0", ORANGE),
+    "rate 3e-4 → 1e-3": ((OURS, RATES[1]), (OURS, RATES[0]), "bleu", ORANGE),
+    "projection → perceiver": (plain, by["projection"], "bleu", BLUE),
+    "bridge → perceiver": (plain, by["attention bridge"], "bleu", BLUE),
+    "projection as large → perceiver": (plain, WIDER, "bleu", BLUE),
+    "bridge as large → perceiver": (plain, (THEIRS, RATES[1]), "bleu", BLUE),
+    **{f"{name}: T5's encoder left out": ((name, "bypass", "frozen"), by[name], "bleu", GREEN) for name in KINDS},
+    "bridge: sentence encoder trained": (rows[-1], by["attention bridge"], "bleu", PURPLE),
+    "T5 → BART": ((BART, RATES[1]), (OURS, RATES[1]), "bleu", PURPLE),
 }
-compared = {name: arms for name, arms in compared.items() if arms[0] in study}
-changes = {
-    "recipe that collapses → that works": study.gain(WORKING, COLLAPSED, "bleu 0"),
-    **{name: study.gain(after, before, "bleu") for name, (after, before, _) in compared.items()},
-    "T5 → BART, each at its rate": bart_gain,
-}
-shades = [ORANGE, *(shade for *_, shade in compared.values()), PURPLE]
-dots(figure(height=3.8), changes, colour=dict(zip(changes, shades, strict=True)), at=[0], xlabel="gain in BLEU")
+there = {name: arms for name, arms in compared.items() if arms[0] in study and arms[1] in study}
+changes = {name: study.gain(*arms) for name, (*arms, _) in there.items()}
+colour = {name: shade for name, (*_, shade) in there.items()}
+dots(figure(height=3.8), changes, colour=colour, at=[0], xlabel="gain in BLEU")
 plt.show()
-
-# %% tags=["hide-input"]
-table("change | n | gain in BLEU", ((name, change.n, change) for name, change in changes.items()))
 
 # %% [markdown]
 # Scale and rate make the difference between a translator and a collapse; the connector moves a working translator by
-# points. And how wide a connector is inside counts for more than its kind:
-
-# %% tags=["remove-input"]
-Markdown(
-    f"Perceiver minus projection, at equal inner width: {changes['projection → perceiver']} BLEU;"
-    + (
-        f" at equal parameters, {study.gain(plain, WIDER, 'bleu')}, both at the recipe's rate."
-        if WIDER in study
-        else ""
-    )
-    + f" Perceiver minus bridge, at equal inner width: {changes['bridge → perceiver']}; at equal parameters, each at its own"
-    f" rate, {gain}."
-)
-
-# %% [markdown]
-# Two linear maps in a row are one linear map, and beyond the width of its ends more space between them adds nothing that it
-# could say. What the wider projection gains in these steps it gains by learning faster. What the perceiver has over the
-# others at equal inner width, their parameters buy them too, and more. BART gains on T5, as does a sentence encoder that is
-# trained; whether BART's gain is past the two points asked, these seeds leave open.
+# points. And how wide a connector is inside counts for more than its kind: at equal inner width the perceiver is ahead
+# of the bridge and about level with the projection, at equal parameters it is behind both. Two linear maps in a row are
+# one linear map, and beyond the width of its ends more space between them adds nothing that it could say. What the
+# wider projection gains in these steps it gains by learning faster.
+#
+# BART gains on T5, as does a sentence encoder that is trained; whether BART's gain is past the two points asked, these
+# seeds leave open.
 #
 # None of this is a law about perceivers. The input here is one vector. A resampler is made for inputs of many, and has
 # something to choose there, which is the subject of [Part II](stuck_loss.ipynb).
 #
-# The log, besides, compares single runs, a few tenths of a BLEU apart. What would such a difference have to be?
-
-# %% tags=["remove-input"]
-within = [name for name, change in changes.items() if abs(change.mean) < least[WORKING]]
-Markdown(
-    f"Two single runs that work must differ by {least[WORKING]:.1f} BLEU to mean anything; of the {len(changes)} changes in"
-    f" the figure {len(within)} are smaller than that, and it takes the seeds to see them. Near the floor a factor is the fairer"
-    f" measure, since BLEU does not carry over from corpus to corpus: two runs that collapse must differ by a factor of"
-    f" {factor[COLLAPSED]:.2g}. In the log it is {max(logged) / min(logged):.2f} between the first and the last of four."
-)
-
-# %% [markdown]
-# The order of the log's architectures is not known, then, and no conclusion can rest on it.
+# The log, besides, compares single runs, a few tenths of a BLEU apart. By the table of equal runs two that work must
+# differ by some four BLEU before it means anything, more than most of the changes in
+# {numref}`fig-architectures-effects`: it takes the seeds to see them. Near the floor a factor is the fairer measure,
+# since BLEU does not carry over from corpus to corpus; two runs that collapse must differ by more than twice, and the
+# log's first and last by less than a fifth. The order of the log's architectures is not known, then, and no conclusion
+# can rest on it.
 #
 # ## Tweak it
 #
 # The paired bootstrap on perceivers over one host that differ in the seed alone, for test sets of different sizes. Each
-# row is one pair. With more sentences the bars shrink, but to the difference of two runs, not to zero: a larger test set
-# makes the bootstrap surer of something that is no property of the architecture. In a live kernel, look at the collapsed
-# ones.
+# row is one pair. With more sentences the bars shrink, but to the difference of two runs, not to zero: a larger test
+# set makes the bootstrap surer of something that is no property of the architecture. In a live kernel, look at the
+# collapsed ones.
 
 
 # %% tags=["hide-input"]
 def frame(axes, sentences: int, perceivers: str) -> str:
     """The 95 % bootstrap interval of each pair's difference, on a test set of a size."""
     said = [study.texts(perceivers, 0, f"run {n}") for n in range(RUNS)]
-    found = {
-        f"runs {a + 1} and {b + 1}": bootstrap_difference(
-            said[a], said[b], bench.references, sentences=sentences, resamples=300
-        )
-        for a, b in PAIRS
-    }
+    sizes = {"sentences": sentences, "resamples": 200}
+    pairs = {f"runs {a + 1} and {b + 1}": (said[a], said[b]) for a, b in PAIRS}
+    found = {pair: bootstrap_difference(*texts, bench.references, **sizes) for pair, texts in pairs.items()}
     clear = sum(bar.clear for bar in found.values())
     shades = {pair: ORANGE if bar.clear else BLUE for pair, bar in found.items()}
     title = f"{sentences:,} sentences: {clear} of {len(PAIRS)} intervals leave out zero"
@@ -433,8 +373,8 @@ explore("sentences in the test set", (20, 50, 150, 500, 2000), frame, perceivers
 # %% [markdown]
 # ## Try it on yours
 #
-# `least_difference` takes the scores of runs of yours that differ in the seed alone, and says by how much two single runs
-# must differ before that means anything. To train the table's connectors on clips of yours, see
+# `least_difference` takes the scores of runs of yours that differ in the seed alone, and says by how much two single
+# runs must differ before that means anything. To train the table's connectors on clips of yours, see
 # [a vector into T5](vector_to_text.ipynb).
 
 # %%
@@ -445,9 +385,7 @@ least_difference(study.values(plain, "bleu").to_list())  # yours
 
 # %% tags=["remove-input"]
 run.measure(
-    **{f"bleu: {', '.join(c)}": study.mean(c, "bleu") for c in rows},
     **{f"gain: {name}": change for name, change in changes.items()},
-    **{f"floor_{name}": value for name, value in vars(bench.floors).items()},
     **{f"least difference: {kind}": value for kind, value in least.items()},
     **{f"least factor: {kind}": value for kind, value in factor.items()},
 )
