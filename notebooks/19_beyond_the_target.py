@@ -353,13 +353,13 @@ Markdown(
 
 # %% [markdown]
 # What the source has read is worth something: about half a point, with an interval just clear of zero. The prompt's
-# share is as small, and its interval is not clear, nor is that of the two together, the gain over the target. Neither
-# part is worth five points, nor are both together. Idle soft tokens do harm, as the untrained bridge shows, and a
-# constant source suffices to take the harm away. Only what a bridge has over a constant source can be put down to what
-# was read; the log has no such line. Nor is the shuffled source a measure of what is gained: its difference is the sum
-# of $\text{bridged} - \text{alone}$ and $\text{alone} - \text{shuffled}$, and the second grows when the target believes
-# a bridge that speaks of another problem; here it is not even clear of zero. It shows that the target *listens*;
-# whether it profits, only the target alone can say. McNemar's p, how likely so uneven a split is by chance among the
+# share is as small and not clear of zero, nor are the two together, the gain over the target, which is far from five.
+# Idle soft tokens do harm, as the untrained bridge shows, and a constant source suffices to take the harm away. Only
+# what a bridge has over a constant source can be put down to what was read; the log has no such line. Nor is the
+# shuffled source a measure of what is gained: its difference is the sum of $\text{bridged} - \text{alone}$ and
+# $\text{alone} - \text{shuffled}$, and the second grows when the target believes a bridge that speaks of another
+# problem. Here the whole difference is not even clear of zero; where it is, it shows that the target *listens*, and
+# whether it profits only the target alone can say. McNemar's p, how likely so uneven a split is by chance among the
 # questions that only one of the two has right, speaks for one bridge; the interval over seeds asks whether another
 # training would do it again.
 #
