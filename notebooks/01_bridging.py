@@ -32,19 +32,13 @@ from bridges.training.fit import FitSettings, fit
 from press.book import BLUE, HOSTS, ORANGE, Markdown, begin, dots, explore, plt, recorded, show_source, table
 from torch.nn.functional import normalize
 
-run = begin(
-    "bridging",
-    globals(),
-    #      quick, full
-    seeds=(2, 10),
-    host=("quick", "full"),  # the size of the pretrained host
-    steps=(48, 300),
-    batch=(16, 64),
-    rate=(3e-3, 1e-3),
+# Pairs: quick, full profile.
+run = begin("bridging", globals(), seeds=(2, 10), host=("quick", "full"),  # the size of the pretrained host
+    steps=(48, 300), batch=(16, 64), rate=(3e-3, 1e-3),
     low_rate=(5e-5, 1e-6),  # of the bridge whose rate is the fault
     held_out=(200, 300),  # sentences that every reading is taken on
     tokens=(8, 16),  # that the connector makes of a vector
-)
+)  # fmt: skip
 
 # %% [markdown]
 # ## Symptom

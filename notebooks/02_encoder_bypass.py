@@ -34,17 +34,11 @@ from press.provenance import refusing
 from transformers import BartModel, T5ForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutput
 
-run = begin(
-    "encoder_bypass",
-    globals(),
-    #      quick, full
-    seeds=(2, 10),
-    host=("quick", "full"),  # the size of the pretrained hosts
-    steps=(32, 300),
-    batch=(16, 64),
-    held_out=(150, 300),  # sentences that nothing is trained on
+# Pairs: quick, full profile.
+run = begin("encoder_bypass", globals(), seeds=(2, 10), host=("quick", "full"),  # the size of the pretrained hosts
+    steps=(32, 300), batch=(16, 64), held_out=(150, 300),  # sentences that nothing is trained on
     tokens=(8, 16),  # that the connector makes of a vector
-)
+)  # fmt: skip
 with refusing():
     mine = seq2seq.load(yours) if yours else None
 torch.use_deterministic_algorithms(True, warn_only=True)

@@ -42,19 +42,12 @@ from press.book import HOSTS, begin, claims, dots, explore, figure, plt, recorde
 from press.figures import BLUE, ORANGE, PURPLE
 from torch import nn
 
-run = begin(
-    "latents",
-    globals(),
-    #      quick, full
-    seeds=(2, 8),
-    host=("quick", "full"),  # the size of the pretrained hosts
-    steps=(48, 250),
-    batch=(16, 64),
-    held_out=(150, 300),  # sentences that nothing is trained on
+# Pairs: quick, full profile.
+run = begin("latents", globals(), seeds=(2, 8), host=("quick", "full"),  # the size of the pretrained hosts
+    steps=(48, 250), batch=(16, 64), held_out=(150, 300),  # sentences that nothing is trained on
     width=(64, 256),  # of the resampler, and of the host
-    heads=(4, 8),
-    latents=((8, 16, 32), (32, 64, 128)),  # the log's ratio 1 : 2 : 4 around the recipe's own number
-)
+    heads=(4, 8), latents=((8, 16, 32), (32, 64, 128)),  # the log's ratio 1 : 2 : 4 around the recipe's own number
+)  # fmt: skip
 
 # %% [markdown]
 # ## Symptom

@@ -38,22 +38,15 @@ from press.book import (
 )  # fmt: skip
 from torch.nn.functional import normalize
 
-run = begin(
-    "collapse",
-    globals(),
+# Pairs: quick, full profile.
+run = begin("collapse", globals(),
     profiles=("quick", "full", "real"),  # real: for real text on a CPU the host is wider, the training longer
-    seeds=(2, 10, 5),
-    others=(0, 10, 3),  # seeds trained here of the arms that decide no claim
+    seeds=(2, 10, 5), others=(0, 10, 3),  # seeds trained here of the arms that decide no claim
     host=("quick", "full", "medium"),  # the size of the pretrained hosts
     held_out=(150, 300, 300),  # validation sentences
     longest=(20, 20, 24),  # words that a translation may have
-    steps=(80, 250, 800),
-    batch=(32, 64, 16),
-    warmup=(10, 20, 50),
-    width=(64, 256, 128),  # of the resampler
-    latents=(16, 64, 8),
-    heads=(4, 8, 4),
-)
+    steps=(80, 250, 800), batch=(32, 64, 16), warmup=(10, 20, 50), width=(64, 256, 128),  # of the resampler
+    latents=(16, 64, 8), heads=(4, 8, 4))  # fmt: skip
 with refusing():
     own_text = read_sentences(Path(sentences), run.held_out) if sentences else None
     own_encoder, own_words = sentence.load(encoder) if encoder else (None, None)

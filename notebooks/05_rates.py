@@ -27,20 +27,12 @@ from press.book import (
 )  # fmt: skip
 from torch.nn.functional import cosine_similarity
 
-run = begin(
-    "rates",
-    globals(),
-    #      quick, full
-    seeds=(2, 12),
-    others=(0, 6),  # seeds trained here of the arms that decide no claim
+# Pairs: quick, full profile.
+run = begin("rates", globals(), seeds=(2, 12), others=(0, 6),  # seeds trained here of the arms that decide no claim
     host=("quick", "full"),  # the size of the pretrained hosts
     held_out=(150, 300),  # validation sentences
-    steps=(32, 100),
-    batch=(16, 64),
-    width=(64, 256),  # of the resampler
-    latents=(8, 32),
-    heads=(4, 8),
-)
+    steps=(32, 100), batch=(16, 64), width=(64, 256),  # of the resampler
+    latents=(8, 32), heads=(4, 8))  # fmt: skip
 
 # %% [markdown]
 # ## Symptom

@@ -31,20 +31,12 @@ from press.book import (
     BLUE, GREEN, HOSTS, ORANGE, PURPLE, Markdown, begin, claims, dots, explore, figure, plt, recorded, show_source, table,
 )  # fmt: skip
 
-run = begin(
-    "architectures",
-    globals(),
-    #      quick, full
-    seeds=(2, 12),
-    others=(0, 6),  # of the arms that decide no claim
+# Pairs: quick, full profile.
+run = begin("architectures", globals(), seeds=(2, 12), others=(0, 6),  # of the arms that decide no claim
     host=("quick", "full"),  # the size of the pretrained hosts
-    steps=(32, 80),
-    batch=(16, 128),
-    held_out=(150, 300),  # validation sentences
+    steps=(32, 80), batch=(16, 128), held_out=(150, 300),  # validation sentences
     width=(64, 256),  # inside a connector
-    latents=(8, 32),
-    heads=(4, 8),
-)
+    latents=(8, 32), heads=(4, 8))  # fmt: skip
 
 # %% [markdown]
 # ## Symptom

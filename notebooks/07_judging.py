@@ -39,19 +39,13 @@ from press.book import (
 from torch.nn.functional import normalize
 from transformers.models.bart.modeling_bart import BartAttention
 
-run = begin(
-    "judging",
-    globals(),
-    seeds=(2, 8),  # quick, full
+# Pairs: quick, full profile.
+run = begin("judging", globals(), seeds=(2, 8),  # quick, full
     host=("quick", "full"),  # the size of the pretrained hosts
-    steps=(48, 240),
-    batch=(16, 64),
-    warmup=(4, 16),
-    held_out=(100, 300),  # sentences that nothing is trained on
+    steps=(48, 240), batch=(16, 64), warmup=(4, 16), held_out=(100, 300),  # sentences that nothing is trained on
     shape=(ResamplerSettings(64, 16, 2, 4), ResamplerSettings(256, 64, 2, 8)),
     collapsed=((2.5e-5, 5e-5, 1e-4), (1.25e-5, 2.5e-5, 5e-5)),  # rates of either recipe
-    working=((1e-4, 1e-3, 1e-2), (1e-4, 3e-4, 1e-3)),
-)
+    working=((1e-4, 1e-3, 1e-2), (1e-4, 3e-4, 1e-3)))  # fmt: skip
 with refusing():
     texts = [Path(path).read_text(encoding="utf-8-sig").splitlines() for path in (outputs, references) if path]
     if texts and (len(texts) < 2 or len(texts[0]) != len(texts[1]) or len(texts[1]) < 2):

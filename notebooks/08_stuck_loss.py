@@ -45,18 +45,13 @@ from press.book import (
 from press.figures import COLOURS
 
 # %% tags=["hide-input"]
-run = begin(
-    "stuck_loss",
-    globals(),
-    #      quick, full
-    seeds=(2, 16),
-    known=(4096, 65536),  # pairs to learn from
+# Pairs: quick, full profile.
+run = begin("stuck_loss", globals(), seeds=(2, 16), known=(4096, 65536),  # pairs to learn from
     width=(24, 64),  # of the perceiver
     steps=(150, 600),  # of a healthy run
     long=(250, 1500),  # of one under a fault, which may take long to settle
-    batch=(64, 128),
-    widths=((8, 16, 32), (16, 32, 64, 128)),  # Matryoshka prefixes; the last is the whole
-)
+    batch=(64, 128), widths=((8, 16, 32), (16, 32, 64, 128)),  # Matryoshka prefixes; the last is the whole
+)  # fmt: skip
 with refusing():  # a reader's own log is looked at before anything is trained
     mine = read_loss(read_losses(Path(losses)), batch_size, weight) if losses else None
 

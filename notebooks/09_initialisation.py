@@ -34,18 +34,12 @@ from press.figures import BLUE, GREEN, ORANGE, PURPLE
 from torch import nn
 from transformers import Blip2QFormerConfig, Blip2QFormerModel
 
-run = begin(
-    "initialisation",
-    globals(),
-    #      quick, full
-    seeds=(2, 16),
-    known=(4096, 65536),  # pairs to learn from
+# Pairs: quick, full profile.
+run = begin("initialisation", globals(), seeds=(2, 16), known=(4096, 65536),  # pairs to learn from
     width=(16, 64),  # of the perceiver
-    latents=(4, 16),
-    steps=(250, 1000),
-    batch=(32, 128),
+    latents=(4, 16), steps=(250, 1000), batch=(32, 128),
     widths=((8, 16, 32), (16, 32, 64, 128)),  # Matryoshka prefixes; the last is the whole
-)
+)  # fmt: skip
 
 # %% [markdown]
 # ## Symptom

@@ -30,18 +30,12 @@ from bridges.training.fit import FitSettings
 from press.book import begin, claims, dots, explore, figure, lines, plt, show_source, table
 from press.figures import BLUE, ORANGE
 
-run = begin(
-    "factorial",
-    globals(),
-    #      quick, full
-    seeds=(2, 16),
-    known=(4096, 65536),  # pairs to learn from
+# Pairs: quick, full profile.
+run = begin("factorial", globals(), seeds=(2, 16), known=(4096, 65536),  # pairs to learn from
     width=(16, 64),  # of the perceiver
-    latents=(4, 16),
-    steps=(250, 1000),
-    batch=(32, 128),
+    latents=(4, 16), steps=(250, 1000), batch=(32, 128),
     widths=((8, 16, 32), (16, 32, 64, 128)),  # Matryoshka prefixes; the last is the whole
-)
+)  # fmt: skip
 
 # %% [markdown]
 # ## Symptom

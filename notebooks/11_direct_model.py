@@ -37,19 +37,14 @@ from press.book import (
     BLUE, GREEN, ORANGE, begin, claims, dots, explore, figure, lines, plt, recorded, refusing, show_source, table,
 )  # fmt: skip
 
-run = begin(
-    "direct_model",
-    globals(),
-    #      quick, full
-    seeds=(2, 12),
-    known=(4096, 65536),  # pairs to learn from
+# Pairs: quick, full profile.
+run = begin("direct_model", globals(), seeds=(2, 12), known=(4096, 65536),  # pairs to learn from
     width=(16, 64),  # of the perceiver
-    latents=(4, 16),
-    steps=(160, 500),  # of every run of the two designs
+    latents=(4, 16), steps=(160, 500),  # of every run of the two designs
     batch=(32, 64),  # the smaller of the two
     corrected=(400, 1500),  # steps of the corrected recipe, in ten parts
     widths=((8, 16, 32), (16, 32, 64, 128)),  # Matryoshka prefixes; the last is the whole
-)
+)  # fmt: skip
 
 # %% [markdown]
 # A reader's own pairs are looked at before anything is trained, so that what cannot be read stops the page at once:
@@ -116,8 +111,7 @@ show_source(AttentionPooling, start="def __init__")
 #
 # The perceiver is crossed over learning rate, latent deviation, pooling, LayerNorm and two batch sizes; the direct
 # projector over all of these but the deviation, since it has no latents. The rate is constant, so that a look at half
-# the steps is the end of a run half as long, and the larger batch can be read at equal samples and at equal steps. All
-# arms are of record; of the perceivers the quick profile trains here those with the smaller deviation.
+# the steps is the end of a run half as long, and the larger batch can be read at equal samples and at equal steps.
 
 # %%
 bench = Alignment(run.widths, run.known, device=run.device)
@@ -140,8 +134,7 @@ designs = {
     for name, deviations in DEVIATIONS.items()
     for arm in product((name,), RATES, deviations, POOLINGS, NORMS, (SMALL, LARGE))
 }
-here = [arm for arm in designs if arm[2] < 1] if run.profile == "quick" else None
-study = run.study("designs", bench.train, designs, here=here, looks=(HALF, run.steps))
+study = run.study("designs", bench.train, designs, looks=(HALF, run.steps))
 
 
 # %% tags=["hide-input"]

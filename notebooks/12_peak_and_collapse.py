@@ -34,21 +34,14 @@ from press.book import (
 from press.figures import draw_intervals
 from torch.nn.functional import pad
 
-run = begin(
-    "peak_and_collapse",
-    globals(),
-    #      quick, full
-    seeds=(2, 12),
-    host=("quick", "full"),  # the size of the pretrained hosts
+# Pairs: quick, full profile.
+run = begin("peak_and_collapse", globals(), seeds=(2, 12), host=("quick", "full"),  # the size of the pretrained hosts
     asked=(100, 200),  # questions of a look
     recipe=(200, 600),  # steps after which the book's recipe ends
     searched=(128, 1600),  # steps of the settings that are searched, question hidden
     visible=(32, 400),  # the same, question visible
-    batch=(16, 64),
-    rate=(5e-3, 3e-3),
-    width=(64, 128),  # of the translator's bottleneck
-    depth=(2, 4),
-)
+    batch=(16, 64), rate=(5e-3, 3e-3), width=(64, 128),  # of the translator's bottleneck
+    depth=(2, 4))  # fmt: skip
 
 # %% [markdown]
 # ## Symptom

@@ -36,19 +36,11 @@ from press.book import (
 from torch.nn.functional import layer_norm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-run = begin(
-    "rms_matching",
-    globals(),
-    #      quick, full
-    seeds=(2, 16),
-    host=("quick", "full"),  # the size of the pretrained hosts
+# Pairs: quick, full profile.
+run = begin("rms_matching", globals(), seeds=(2, 16), host=("quick", "full"),  # the size of the pretrained hosts
     asked=(100, 200),  # questions of the exam
-    steps=(140, 400),
-    batch=(16, 64),
-    rate=(5e-3, 3e-3),
-    width=(64, 128),  # of the translator's bottleneck
-    depth=(2, 4),
-)
+    steps=(140, 400), batch=(16, 64), rate=(5e-3, 3e-3), width=(64, 128),  # of the translator's bottleneck
+    depth=(2, 4))  # fmt: skip
 
 # %% [markdown]
 # ## Symptom

@@ -29,19 +29,12 @@ from bridges.training.fit import GATE_GROUP, FitSettings, Group
 from press.book import (BLUE, GREEN, GREY, HOSTS, ORANGE, PURPLE, Markdown, begin, claims, dots,
     explore, figure, lines, plt, recorded, show_source, table)  # fmt: skip
 
-run = begin(
-    "gate_schedules",
-    globals(),
-    #      quick, full
-    seeds=(2, 12),
-    host=("quick", "full"),  # the size of the pretrained hosts
+# Pairs: quick, full profile.
+run = begin("gate_schedules", globals(), seeds=(2, 12), host=("quick", "full"),  # the size of the pretrained hosts
     asked=(100, 200),  # questions of a look
-    batch=(16, 64),
-    rate=(5e-3, 3e-3),
-    width=(64, 128),  # of the translator's bottleneck
-    depth=(2, 4),
-    steps=240,  # the criterion's own number, in every profile
-)
+    batch=(16, 64), rate=(5e-3, 3e-3), width=(64, 128),  # of the translator's bottleneck
+    depth=(2, 4), steps=240,  # the criterion's own number, in every profile
+)  # fmt: skip
 
 # %% [markdown]
 # ## Symptom

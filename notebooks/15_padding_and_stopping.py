@@ -35,18 +35,14 @@ from press.figures import BLUE, GREY, ORANGE
 from torch.nn.functional import pad
 from transformers import LogitsProcessor, LogitsProcessorList
 
-run = begin(
-    "padding_and_stopping",
-    globals(),
-    #      quick, full
-    seeds=(2, 10),
+# Pairs: quick, full profile.
+run = begin("padding_and_stopping", globals(), seeds=(2, 10),
     host=("quick", "full"),  # the size of the pretrained hosts
     asked=(100, 200),  # questions of an exam
     steps=(140, 600),  # of a bridge with the question hidden
     visible=(24, 100),  # of one with the question visible, which has little to learn
     width=(64, 128),  # of the translator's bottleneck
-    tokens=(8, 16),
-)
+    tokens=(8, 16))  # fmt: skip
 
 # %% [markdown]
 # ## Symptom

@@ -34,20 +34,13 @@ from press.figures import draw_intervals
 from torch.nn.functional import pad
 from torch.special import entr
 
-run = begin(
-    "kl_anchor",
-    globals(),
-    #      quick, full
-    seeds=(2, 10),
-    host=("quick", "full"),  # the size of the pretrained hosts
+# Pairs: quick, full profile.
+run = begin("kl_anchor", globals(), seeds=(2, 10), host=("quick", "full"),  # the size of the pretrained hosts
     asked=(100, 200),  # questions of a look
     steps=(200, 400),  # question hidden
     falling=(40, 400),  # steps of the setting in which accuracy falls
-    batch=(16, 64),
-    rate=(5e-3, 3e-3),
-    width=(64, 128),  # of the translator's bottleneck
-    depth=(2, 4),
-)
+    batch=(16, 64), rate=(5e-3, 3e-3), width=(64, 128),  # of the translator's bottleneck
+    depth=(2, 4))  # fmt: skip
 
 # %% [markdown]
 # ## Symptom

@@ -34,19 +34,14 @@ from press.book import (
 )  # fmt: skip
 from scipy.stats import chi2_contingency
 
-run = begin(
-    "the_sweep",
-    globals(),
-    #      quick, full
-    seeds=(2, 10),
-    host=("quick", "full"),  # the size of the pretrained hosts
+# Pairs: quick, full profile.
+run = begin("the_sweep", globals(), seeds=(2, 10), host=("quick", "full"),  # the size of the pretrained hosts
     steps=(16, 12),  # the log's steps and warm-ups are divided by this,
     width=(16, 8),  # its bottlenecks by this,
     rate=(50, 30),  # and its learning rates multiplied by this
-    batch=(8, 32),
-    asked=(80, 200),  # questions of a look
+    batch=(8, 32), asked=(80, 200),  # questions of a look
     taught=(2000, 4000),  # problems to train on
-)
+)  # fmt: skip
 
 # %% [markdown]
 # ## Symptom
@@ -177,14 +172,13 @@ table(
 # The question is *hidden*: the target reads the soft tokens and `answer:`, so that all it knows came over the bridge and
 # a collapse of the bridge cannot be covered by the target's own knowledge. In the log's code the target reads the
 # question too; runs of that kind stand beside, and decide nothing. A seed has the same hosts and draws the same batches
-# in all four as far as they go. This page trains two of the four again; the others are of record.
+# in all four as far as they go.
 
 # %%
 IN_SIGHT = {f"{name}, question visible": scaled(name, visible=True) for name in logged}
 count = {name: len(values) for name, values in logged.items()}  # as many looks as the log took, as far apart
 looks = {n: tuple(round((i + 1) * r.fit.steps / count[n]) for i in range(count[n])) for n, r in made.items()}
-again = ("conservative", "efficient") if run.profile == "quick" else None
-study = run.study("four configurations", bench.train, made, here=again, looks=looks)
+study = run.study("four configurations", bench.train, made, looks=looks)
 beside = dict(zip(IN_SIGHT, looks.values(), strict=True))
 study |= run.study("question visible", bench.train, IN_SIGHT, seeds=(), looks=beside)
 

@@ -32,22 +32,15 @@ from press.book import (
 from press.figures import COLOURS
 from torch.utils.flop_counter import FlopCounterMode
 
-run = begin(
-    "capacity",
-    globals(),
-    #      quick, full
-    seeds=(2, 12),
-    host=("quick", "full"),  # the size of the pretrained hosts
+# Pairs: quick, full profile.
+run = begin("capacity", globals(), seeds=(2, 12), host=("quick", "full"),  # the size of the pretrained hosts
     steps=(110, 400),  # of the largest translator; their compute is everybody's
-    batch=(16, 32),
-    rate=(5e-3, 3e-3),
+    batch=(16, 32), rate=(5e-3, 3e-3),
     others=((2e-3, 1.5e-2), (1e-3, 9e-3)),  # a lower rate for the largest, a higher one for the smallest
     asked=(100, 200),  # problems of an exam
     width=(24, 48),  # of the smallest bottleneck
-    widest=(64, 128),
-    tokens=(3, 4),  # of the smallest
-    looks=8,
-)
+    widest=(64, 128), tokens=(3, 4),  # of the smallest
+    looks=8)  # fmt: skip
 
 # %% [markdown]
 # ## Symptom

@@ -37,20 +37,12 @@ from press.book import (
 from torch import Tensor
 from torch.nn.functional import pad
 
-run = begin(
-    "beyond_the_target",
-    globals(),
-    hosts=("source", "weak", "target"),
-    #      quick, full
-    seeds=(2, 12),
+# Pairs: quick, full profile.
+run = begin("beyond_the_target", globals(), hosts=("source", "weak", "target"), seeds=(2, 12),
     host=("quick", "full"),  # the size of the pretrained hosts
-    steps=(160, 600),
-    looks=(4, 12),
-    rate=(2.5e-3, 2e-3),
+    steps=(160, 600), looks=(4, 12), rate=(2.5e-3, 2e-3),
     broken=(32, 400),  # steps of the bridges with labels shifted twice
-    batch=(16, 64),
-    shape=(TranslatorSettings(64, 8, 2, 8), TranslatorSettings(128, 8, 4, 8)),
-)
+    batch=(16, 64), shape=(TranslatorSettings(64, 8, 2, 8), TranslatorSettings(128, 8, 4, 8)))  # fmt: skip
 
 # %% [markdown]
 # ## Symptom

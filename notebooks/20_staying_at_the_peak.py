@@ -37,21 +37,15 @@ from press.book import (
 from torch import Tensor
 from torch.nn.functional import pad
 
-run = begin(
-    "staying_at_the_peak",
-    globals(),
-    #      quick, full
-    seeds=(2, 10),
+# Pairs: quick, full profile.
+run = begin("staying_at_the_peak", globals(), seeds=(2, 10),
     host=("quick", "full"),  # the size of the pretrained hosts
     falling=(32, 400),  # steps of the setting that collapses, question visible
     every=(8, 50),  # steps between two looks there
-    rate=(1e-3, 4e-4),
-    batch=(16, 64),
+    rate=(1e-3, 4e-4), batch=(16, 64),
     small=(TranslatorSettings(64, 8, 2, 8), TranslatorSettings(256, 16, 6, 8)),
     steps=(240, 1200),  # of the best recipe, question hidden
-    best_rate=(6e-3, 3e-3),
-    best_batch=(32, 64),
-)
+    best_rate=(6e-3, 3e-3), best_batch=(32, 64))  # fmt: skip
 
 # %% [markdown]
 # ## Symptom
@@ -172,7 +166,7 @@ best = BridgeRecipe(long, TranslatorSettings(run.small.bottleneck, 16, 2, 8), sc
 # %% [markdown]
 # At every look the log's criteria are read off the bridge, and with them what the log does not ask: how many answers
 # change when the bridge is given the source's states of another problem. The last arm takes as long as all others
-# together; in the quick profile its runs are those of record alone.
+# together.
 
 
 # %%
@@ -198,8 +192,7 @@ ALONG = range(run.steps // 6, run.steps + 1, run.steps // 6)
 visible, looked = {FALLS: falls, FIXED: fixed, RIGHT: sound}, {FALLS: OFTEN, FIXED: FEW, RIGHT: (1, LAST)}
 study = run.study("visible", bench.train, visible, looks=looked, read=partial(seen, visible=True))
 study |= run.study("adapted", bench.train, {LORA: replace(fixed, lora=log["lora"]["rank"])}, looks=FEW)
-longest = () if run.profile == "quick" else None
-study |= run.study("best", bench.train, {BEST: best}, here=longest, looks=ALONG, read=partial(seen, visible=False))
+study |= run.study("best", bench.train, {BEST: best}, looks=ALONG, read=partial(seen, visible=False))
 
 # %% [markdown]
 # ### Keeping the best checkpoint

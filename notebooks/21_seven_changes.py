@@ -38,20 +38,13 @@ from press.book import (
 from torch import Tensor
 from torch.nn.functional import pad
 
-run = begin(
-    "seven_changes",
-    globals(),
-    #      quick, full
-    seeds=(2, 20),
-    host=("quick", "full"),  # the size of the pretrained hosts
+# Pairs: quick, full profile.
+run = begin("seven_changes", globals(), seeds=(2, 20), host=("quick", "full"),  # the size of the pretrained hosts
     asked=(100, 200),  # questions of a look
-    batch=(16, 64),
-    rate=(5e-3, 3e-3),
-    falling=(32, 96),  # steps of the setting that falls
+    batch=(16, 64), rate=(5e-3, 3e-3), falling=(32, 96),  # steps of the setting that falls
     shape=(TranslatorSettings(64, 8, 2, 8), TranslatorSettings(128, 8, 4, 8)),
     steps=160,  # the criterion's own numbers, in every profile
-    horizon=240,
-)
+    horizon=240)  # fmt: skip
 
 # %% [markdown]
 # ## Symptom

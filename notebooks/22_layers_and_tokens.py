@@ -37,21 +37,13 @@ from press.book import (
 )  # fmt: skip
 from torch.nn.functional import layer_norm, one_hot
 
-run = begin(
-    "layers_and_tokens",
-    globals(),
-    hosts=("source", "target"),
-    #      quick, full
-    seeds=(2, 12),
+# Pairs: quick, full profile.
+run = begin("layers_and_tokens", globals(), hosts=("source", "target"), seeds=(2, 12),
     rest=((), None),  # of the arms that a quick page does not train itself; None for all
     host=("quick", "full"),  # the size of the pretrained hosts
     asked=(100, 200),  # questions of an exam
-    batch=(16, 64),
-    rate=(5e-3, 3e-3),
-    width=(64, 128),  # of the translator's bottleneck
-    depth=(2, 4),
-    steps=(240, 400),
-)
+    batch=(16, 64), rate=(5e-3, 3e-3), width=(64, 128),  # of the translator's bottleneck
+    depth=(2, 4), steps=(240, 400))  # fmt: skip
 
 # %% [markdown]
 # ## Symptom

@@ -37,21 +37,14 @@ from scipy.stats import permutation_test, rankdata, zscore
 from torch import tensor
 from torch.nn.functional import layer_norm, one_hot
 
-run = begin(
-    "another_source",
-    globals(),
-    hosts=("source", "target-0"),
-    #      quick, full
-    seeds=(2, 8),
+# Pairs: quick, full profile.
+run = begin("another_source", globals(), hosts=("source", "target-0"), seeds=(2, 8),
     rest=((), None),  # of the arms that a quick page does not train itself; None for all
     host=("quick", "full"),  # the size of the pretrained hosts
     asked=200,  # questions of the exam
-    batch=(16, 32),
-    rate=(6e-3, 3e-3),
-    width=(64, 128),  # of the translator's bottleneck
-    steps=(192, 600),
-    whole=(240, 1200),  # of the whole recipe
-)
+    batch=(16, 32), rate=(6e-3, 3e-3), width=(64, 128),  # of the translator's bottleneck
+    steps=(192, 600), whole=(240, 1200),  # of the whole recipe
+)  # fmt: skip
 
 # %% [markdown]
 # ## Symptom

@@ -34,17 +34,12 @@ PART = {  # of the connectors, in each thread
     SPACE: ("perceiver-pytorch", "CLIP"),
     LLM: ("GatedTranslator", "Idefics2"),
 }
-run = begin(
-    "the_checkup",
-    globals() | {"device": "cpu"},
-    least=1,
-    hosts=("t5-0", "source-2", "target-2"),
-    seeds=(1, 5),
-    only=(PART, dict.fromkeys(PART, ())),  # none named: all
+# Pairs: quick, full profile.
+run = begin("the_checkup", globals() | {"device": "cpu"}, least=1,
+    hosts=("t5-0", "source-2", "target-2"), seeds=(1, 5), only=(PART, dict.fromkeys(PART, ())),  # none named: all
     samples=112,  # held out, which a check-up sees
     width=24,  # of the connectors
-    tokens=6,
-)
+    tokens=6)  # fmt: skip
 
 # %% [markdown]
 # ## Symptom
