@@ -56,6 +56,8 @@ def main() -> int:
     locked = commands.add_parser("locked", help="run a command unless another such command is at work in this folder")
     locked.add_argument("--warm", action="store_true", help="let the jobs that it starts on this machine start warm")
     locked.add_argument("argv", nargs=argparse.REMAINDER)
+    site = commands.add_parser("site", help="render pages and executed chapters; any warning is an error")
+    site.add_argument("--output", type=Path, required=True)
     commands.add_parser("report", help="say where the book is and how long each chapter took")
     options = parser.parse_args()
     try:
@@ -146,6 +148,14 @@ def _evidence(options: argparse.Namespace) -> int:
     from press import longruns
 
     return longruns.run(options.names, options.seeds, options.profile, options.cores)
+
+
+def _site(options: argparse.Namespace) -> int:
+    from jupyter_book.cli.main import main as jupyter_book
+
+    strict = ["-W", "-n", "--keep-going", "--all"]
+    jupyter_book(["build", ".", "--path-output", str(options.output), *strict])  # ends with its exit status
+    return 0
 
 
 def _report(_: argparse.Namespace) -> int:

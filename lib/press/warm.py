@@ -100,6 +100,7 @@ def serve(path: str, parent: int, modules: Sequence[str] = MODULES) -> None:
 def _keep(connection: socket.socket) -> None:
     """In a fork: fork once more for the work, send its number and its exit status; end it when the asker is gone."""
     import threading
+    from contextlib import suppress
 
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     connection.settimeout(None)
@@ -117,7 +118,8 @@ def _keep(connection: socket.socket) -> None:
 
     def watch() -> None:
         connection.recv(1)  # nothing is sent: it returns when the asker is gone
-        os.kill(pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
     threading.Thread(target=watch, daemon=True).start()
     status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
