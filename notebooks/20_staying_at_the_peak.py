@@ -21,7 +21,7 @@ from statistics import fmean
 import pandas as pd
 import torch
 from bridges.benches import answering
-from bridges.benches.answering import Batch, BridgeRecipe
+from bridges.benches.bridge_runs import Batch, BridgeRecipe
 from bridges.benches.exams import Bench, answers_of
 from bridges.benches.study import drop, peak
 from bridges.connectors.translator import Bridge, TranslatorSettings

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 from bridges.__main__ import main
-from bridges.benches import answering, exams, pretrain
-from bridges.benches.answering import Batch, BridgeRecipe, train_bridges
+from bridges.benches import answering, bridge_runs, exams, pretrain
+from bridges.benches.bridge_runs import Batch, BridgeRecipe, train_bridges
 from bridges.benches.exams import Bench, Exam, Pair, bridge_logits, examine
 from bridges.benches.pretrain import SOLVERS, small_solver
 from bridges.connectors.scale import ScaleMatch, Whitening, embedding_rms, rms
@@ -345,7 +345,7 @@ def test_bridges_of_several_benches_and_losses_share_a_graph_and_learn_as_each_a
     runs = [(recipe, 3, own) for recipe in arms.values() for own in benches]
     lone = [train_bridges([run], looks=(2,))[0] for run in runs]
     graphs = []
-    monkeypatch.setattr(answering, "fit_ensemble", lambda *a, **k: graphs.append(len(a[0])) or fit_ensemble(*a, **k))
+    monkeypatch.setattr(bridge_runs, "fit_ensemble", lambda *a, **k: graphs.append(len(a[0])) or fit_ensemble(*a, **k))
     together = train_bridges(runs, looks=(2,))
     assert graphs == [len(runs)]
     for one, same in zip(together, lone, strict=True):
@@ -378,7 +378,7 @@ def test_dropout_is_on_in_training_and_off_at_looks() -> None:
 @pytest.fixture
 def steady_adapters(monkeypatch: pytest.MonkeyPatch) -> None:
     """Adapters without dropout, which draws other masks in an ensemble than alone."""
-    monkeypatch.setattr(answering, "adapted", partial(causal.adapted, dropout=0.0))
+    monkeypatch.setattr(bridge_runs, "adapted", partial(causal.adapted, dropout=0.0))
 
 
 @pytest.mark.usefixtures("steady_adapters")
