@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -65,6 +66,16 @@ def test_a_warm_job_sees_what_a_cold_one_sees(asking: dict[str, str], tmp_path: 
     with job:
         said, _ = job.communicate(timeout=30)
     assert (said.split(), job.returncode) == ([str(tmp_path), "hello", "3", "more"], 3)
+
+
+def test_a_job_starts_cold_where_the_server_ends_before_it_forks(asking: dict[str, str], tmp_path: Path) -> None:
+    asking[warm.SOCKET] = str(tmp_path / "dying")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(asking[warm.SOCKET])
+        server.listen(1)
+        with ask(asking, "4") as job:
+            server.accept()[0].close()
+            assert job.wait(timeout=30) == 4
 
 
 def test_a_job_ends_with_who_asked(asking: dict[str, str], tmp_path: Path) -> None:

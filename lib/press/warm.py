@@ -28,16 +28,19 @@ INLINE = "module://matplotlib_inline.backend_inline"
 def ask(module: str, arguments: list[str]) -> int:
     """Run `python -m MODULE ARGUMENTS` in a fork of the server, with these streams; returns the exit status."""
     with socket.socket(socket.AF_UNIX) as server:
-        try:
-            server.connect(os.environ[SOCKET])
-        except (KeyError, OSError):
-            os.execv(sys.executable, [sys.executable, "-m", module, *arguments])
         wanted = {"module": module, "arguments": arguments, "cwd": str(Path.cwd()), "environment": dict(os.environ)}
         text = json.dumps(wanted).encode()
         streams = array.array("i", [0, 1, 2])
-        server.sendmsg([len(text).to_bytes(8, "big")], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, streams)])
-        server.sendall(text)
-        pid = int.from_bytes(_whole(server, 8), "big")
+        pid = 0
+        try:
+            server.connect(os.environ[SOCKET])
+            server.sendmsg([len(text).to_bytes(8, "big")], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, streams)])
+            server.sendall(text)
+            pid = int.from_bytes(_whole(server, 8), "big")
+        except (KeyError, OSError):
+            pass
+        if not pid:  # no server, or one that ended before it forked
+            os.execv(sys.executable, [sys.executable, "-m", module, *arguments])
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda number, _: os.kill(pid, number))
         # Who started this one may be killed: the fork then ends with this process, which nobody waits for any more.
