@@ -37,9 +37,9 @@ chapter: _build/pairs.stamp
 sweep: _build/pairs.stamp
 	@$(BIN)/python -m press sweep $(C) $(ARGS)
 
-# Rows of record, hours of training that goes on where it stopped: make evidence, make evidence C=rms_matching SEEDS=32
+# Rows of record, hours of training that goes on where it stopped, until all is decided: make evidence C=rms_matching SEEDS=64
 evidence: _build/pairs.stamp
-	@$(BIN)/python -m press evidence $(C) --seeds $(or $(SEEDS),16) --profile $(PROFILE) --cores $(CORES)
+	@$(BIN)/python -m press evidence $(C) $(if $(SEEDS),--seeds $(SEEDS)) --profile $(PROFILE) --cores $(CORES)
 
 ledger: .venv/book.stamp
 	@$(BIN)/python -m press ledger

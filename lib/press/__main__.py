@@ -50,7 +50,10 @@ def main() -> int:
         "evidence", help="bring the rows of record up to a number of seeds; a second call goes on"
     )
     rows.add_argument("names", nargs="*", help="chapters, by their words; all where none is named")
-    rows.add_argument("--seeds", type=int, default=16, help="how many seeds every arm of record shall have")
+    rows.add_argument(
+        "--seeds", type=int, default=ledger.LOOKS[-1], help="take looks at undecided claims up to so many seeds"
+    )
+    rows.add_argument("--every", action="store_true", help="bring every arm up to --seeds, whatever is decided")
     rows.add_argument("--profile", default="quick", choices=["quick", "full"])
     rows.add_argument("--cores", type=int, default=os.cpu_count() or 1, help="how many processes train at once")
     locked = commands.add_parser("locked", help="run a command unless another such command is at work in this folder")
@@ -147,7 +150,7 @@ def _locked(options: argparse.Namespace) -> int:
 def _evidence(options: argparse.Namespace) -> int:
     from press import longruns
 
-    return longruns.run(options.names, options.seeds, options.profile, options.cores)
+    return longruns.run(options.names, options.seeds, options.profile, options.cores, options.every)
 
 
 def _site(options: argparse.Namespace) -> int:

@@ -7,7 +7,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -18,7 +18,8 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import torch
 from bridges.benches.fingerprint import digest, label
-from bridges.benches.study import Outcome, Study, live_only, rows_of
+from bridges.benches.study import Outcome, Study, live_only, rows_of, seeds_below
+from bridges.instruments.uncertainty import at_confidence
 from bridges.training.checkpoints import put_back, weights
 from IPython.display import Markdown
 from safetensors.torch import load_file, save_file
@@ -47,6 +48,8 @@ STUDIES = BUILD / "studies"
 class Run(provenance.Run):
     """One run of a chapter. Its sizes are attributes: `run.steps`."""
 
+    recorded: int = field(default=0, metadata=provenance.NO_SETTING)  # seeds of record
+
     def __getattr__(self, name: str) -> Any:
         if not name.startswith("_") and hasattr(self.__dict__.get("size"), name):
             return getattr(self.size, name)
@@ -65,7 +68,7 @@ class Run(provenance.Run):
 
         What is trained is kept in `_build/studies`: the same arms, seeds and engine are not trained again. Under
         `make evidence` the rows of record are brought up to the number of seeds that are wanted, a batch of as many
-        seeds as here at a time.
+        seeds as here at a time; beyond the first look only those of arms that an undecided claim asks for.
 
         Args:
             name: of the study, as its file in `book/evidence` has it.
@@ -87,12 +90,11 @@ class Run(provenance.Run):
         path = evidence.path_of(self.chapter, name, self.profile)
         if self.altered:
             return made
-        wanted = int(os.environ.get(evidence.WANTED, 0))
-        if wanted:
-            _top_up(self, path, train, arms, seeds, options, digests, (made, seconds), wanted)
-            evidence.awaited.discard(name)
-            if not evidence.awaited:
-                raise evidence.Done
+        if evidence.wanted():
+            missing = {arm: s for arm, s in arms.items() if evidence.goes_on(self.chapter, self.profile, label(arm))}
+            evidence.prune(path, digests)
+            _top_up(self, path, train, missing, seeds, options, digests, (made, seconds), evidence.wanted())
+            evidence.came_to(name, self.chapter, self.profile)
         rows = evidence.read_rows(path)
         out = evidence.stale(rows, digests)
         if out:
@@ -104,16 +106,29 @@ class Run(provenance.Run):
             return made
         if len(made.made):
             self.agreement.append(evidence.agreement(made.made, rows))
+        self.recorded = max(self.recorded, 1 + int(rows["seed"].max()))
         return Study(made.made, rows, made.outcomes)
 
     def judge(self, claim: str, observed: Callable[[], Mapping[str, Any]] | None = None, **options: Any) -> Any:
         """The claim's verdict from what `observed` gives: from the rows of record where there are any.
 
-        It is called a second time for the runs made here alone, which the card shows beside; where they are too few for
-        an interval it says nothing of them.
+        It is called at each look that the rows reach, by the rule of `book/criteria.md`, and once more for the runs
+        made here alone, which the card shows beside; where they are too few for an interval it says nothing of them.
         """
-        values = dict(observed()) if observed else None
-        verdict = ledger.judge(claim, values, **options)
+        verdicts, arms = {}, set[str]()
+        for look in ledger.LOOKS:
+            if observed and look <= self.recorded:
+                with seeds_below(look) as asked, at_confidence(ledger.LOOK):
+                    verdicts[look] = ledger.judge(claim, dict(observed()), **options)
+                arms = asked
+        if verdicts:
+            verdict = ledger.first_decided(verdicts)
+            if any(part.verdict == ledger.UNDECIDED for part in verdict.parts):
+                evidence.undecided |= arms
+        else:
+            verdict = ledger.judge(claim, dict(observed()) if observed else None, **options)
+        if evidence.wanted():
+            evidence.came_to(claim, self.chapter, self.profile)
         if observed and self.agreement:
             try:
                 with live_only():
@@ -273,7 +288,6 @@ def _top_up(
     wanted: int,
 ) -> None:
     """Bring the rows of record up to `wanted` seeds, in batches of as many as this run has, its own first."""
-    evidence.prune(path, digests)
     size = len(seeds) or run.seeds
     elsewhere = []
     for start in range(0, max(wanted, size), size):

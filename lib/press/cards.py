@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from press.claims import Claim, Part
     from press.ledger import Measured, Verdict
 
-SYMBOLS = {">": "&gt;", ">=": "≥", "<": "&lt;", "<=": "≤", "==": "=", "!=": "≠"}
+SYMBOLS = {">": ">", ">=": "≥", "<": "<", "<=": "≤", "==": "=", "!=": "≠"}
 
 
 def number(value: float) -> str:
@@ -30,10 +30,10 @@ def measured(value: float, interval: tuple[float, float] | list[float] | None, u
 
 
 def threshold(part: "Part") -> str:
-    """The comparison in which the log would be right, as HTML."""
+    """The comparison in which the log would be right."""
     if isinstance(part.threshold, tuple):
         return f"{number(part.threshold[0])} to {number(part.threshold[1])}"
-    return f"{SYMBOLS[part.comparison]}&nbsp;{number(part.threshold)}"
+    return f"{SYMBOLS[part.comparison]}\N{NO-BREAK SPACE}{number(part.threshold)}"
 
 
 def card(verdict: "Verdict") -> str:
@@ -41,9 +41,11 @@ def card(verdict: "Verdict") -> str:
     claim = verdict.claim
     criteria = {part.metric: part for part in claim.parts}
     parts = "".join(
-        f"<li>{prose(criteria[seen.metric].reads)}. The claim holds if this is {threshold(criteria[seen.metric])}."
+        f"<li>{prose(criteria[seen.metric].reads)}."
+        f" The claim holds if this is {escape(threshold(criteria[seen.metric]))}."
         f" <strong>Observed: {escape(measured(seen.observed, seen.interval, criteria[seen.metric].unit))}</strong>,"
-        f" n&nbsp;=&nbsp;{seen.n}: {seen.verdict}.{_live(seen, criteria[seen.metric])}</li>"
+        f" {'99&nbsp;% interval, ' if seen.seeds and seen.interval else ''}n&nbsp;=&nbsp;{seen.n}:"
+        f" {escape(seen.finding(criteria[seen.metric]))}.{_live(seen, criteria[seen.metric])}</li>"
         for seen in verdict.parts
     )
     head = f"<strong>{claim.id}: {escape(verdict.verdict)}</strong> ({claim.strength})"
@@ -60,7 +62,7 @@ def _live(seen: "Measured", part: "Part") -> str:
 
 def claim_card(claim: "Claim") -> str:
     """The claim's card before any run: what is said, the log's figures, and the criterion."""
-    parts = "".join(f"<li>{prose(p.reads)}. Line: {threshold(p)} {escape(p.unit)}.</li>" for p in claim.parts)
+    parts = "".join(f"<li>{prose(p.reads)}. Line: {escape(threshold(p))} {escape(p.unit)}.</li>" for p in claim.parts)
     criterion = f"<p>The claim holds if each is on its side of the line ({claim.strength}):</p><ul>{parts}</ul>"
     return _box("claim", f"<strong>Claim {claim.id}</strong>", claim, criterion)
 

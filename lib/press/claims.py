@@ -3,6 +3,7 @@
 import hashlib
 import json
 import operator
+import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -34,6 +35,17 @@ class Part:
     threshold: float | tuple[float, float]
     unit: str
     strength: str
+
+    @property
+    def is_difference(self) -> bool:
+        """Whether it compares two arms by their difference, as its reading says."""
+        return self.unit != "ratio" and bool(re.search(r"\bminus\b|\bsame difference\b", self.reads))
+
+    def no_effect(self, low: float, high: float) -> bool:
+        """Whether an interval of a difference lies wholly between the line and its mirror image."""
+        if not self.is_difference or isinstance(self.threshold, tuple):
+            return False
+        return -abs(self.threshold) < low and high < abs(self.threshold)
 
     def holds(self, low: float, high: float) -> tuple[bool, bool]:
         """Whether the comparison holds for every value from `low` to `high`, and whether it holds for any."""

@@ -23,21 +23,62 @@ import pandas as pd
 from scipy.special import stdtrit
 
 from press import BUILD, ROOT, PressError
+from press.ledger import LOOKS
 from press.provenance import PACKAGES, commit, device_name
 
 EVIDENCE = ROOT / "book" / "evidence"
 COLUMNS = ["arm", "digest", "seed", "look", "reading", "value"]
 KEY = ["arm", "seed", "look", "reading"]
 ROUNDING = 1e-6  # of a value, by which another processor may round it where all seeds give the same
-# `make evidence` gives the number of seeds that a study is to have; unset, nothing is added.
+# `make evidence` gives the number of seeds that arms of record are to have; unset, nothing is added.
 WANTED = "BRIDGES_EVIDENCE"
+EVERY = "BRIDGES_EVIDENCE_EVERY"  # set: every arm, not those of undecided claims alone
 
-
-awaited: set[str] = set()  # under `make evidence`, the studies that this process has still to come to
+# Under `make evidence`: the studies and claims that this process has still to come to, and the arms that those claims
+# ask for that are undecided so far.
+awaited: set[str] = set()
+undecided: set[str] = set()
 
 
 class Done(BaseException):
-    """Raised under `make evidence` behind a chapter's last study."""
+    """Raised under `make evidence` behind a chapter's last study and claim."""
+
+
+def wanted() -> int:
+    """How many seeds arms of record are to have; 0 outside `make evidence`."""
+    return int(os.environ.get(WANTED, 0))
+
+
+def undecided_file(chapter: str, profile: str) -> Path:
+    """Where a chapter's undecided arms stand, as JSON, for the next look."""
+    return BUILD / "undecided" / f"{chapter}.{profile}.json"
+
+
+def goes_on(chapter: str, profile: str, arm: str) -> bool:
+    """Whether an arm is to have as many seeds as wanted: at the first look all are, then those of undecided claims.
+
+    Raises:
+        PressError: beyond the first look, where the one before has not been taken.
+    """
+    if wanted() <= LOOKS[0] or os.environ.get(EVERY):
+        return True
+    path = undecided_file(chapter, profile)
+    if not path.is_file():
+        raise PressError(f"{chapter} has not been looked at yet: press evidence takes one look after another")
+    return arm in json.loads(path.read_text())
+
+
+def came_to(name: str, chapter: str, profile: str) -> None:
+    """Under `make evidence`, say that a study has its rows or a claim its verdict; ends the chapter behind the last."""
+    awaited.discard(name)
+    if awaited:
+        return
+    path = undecided_file(chapter, profile)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(f".{os.getpid()}.partial")
+    partial.write_text(json.dumps(sorted(undecided)))
+    partial.replace(path)
+    raise Done
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,11 @@ from sphinx.errors import ExtensionError
 from sphinx.util.docutils import SphinxDirective, SphinxRole
 
 from press import EXECUTED, LEDGER, NOTEBOOKS, RECORDS, ROOT
-from press.cards import claim_card, measured
+from press.cards import claim_card, measured, threshold
 from press.chapter import word_of
 from press.claims import Claim, load_claims
 from press.data import recorded
+from press.ledger import undecided
 
 
 def swap(app: Sphinx, docname: str, source: list[str]) -> None:
@@ -98,7 +99,7 @@ class VerdictRole(SphinxRole):
 
 
 class LedgerDirective(SphinxDirective):
-    """`ledger` alone counts the verdicts; `ledger` with a thread's letter lists its claims."""
+    """`ledger` alone counts the verdicts; with a thread's letter it lists its claims, with `undecided` such parts."""
 
     optional_arguments = 1
 
@@ -108,14 +109,33 @@ class LedgerDirective(SphinxDirective):
             counts = Counter(word(claim) for claim in claims)
             text = f"Of {len(claims)} claims: {', '.join(f'{n} {w}' for w, n in counts.most_common())}."
             return [nodes.paragraph(text=text)]
-        lines = ["````{list-table}", ":header-rows: 1", ":widths: 6 46 16 24 8", ""]
-        lines += ["* - id", "  - claim", "  - verdict", "  - observed", "  - n"]
-        for claim in claims:
-            if claim.id.startswith(self.arguments[0]):
-                lines += self._row(claim)
+        if self.arguments[0] == "undecided":
+            lines = self._undecided()
+            if not lines:
+                return [nodes.paragraph(text="No part of any claim is undecided.")]
+        else:
+            lines = ["````{list-table}", ":header-rows: 1", ":widths: 6 46 16 24 8", ""]
+            lines += ["* - id", "  - claim", "  - verdict", "  - observed", "  - n"]
+            for claim in claims:
+                if claim.id.startswith(self.arguments[0]):
+                    lines += self._row(claim)
         node = nodes.container()
         self.state.nested_parse(StringList([*lines, "````"], source=self.get_source_info()[0]), 0, node)
         return node.children
+
+    def _undecided(self) -> list[str]:
+        lines = []
+        for claim, part, seen in undecided(rows().values()):
+            lines += [
+                f"* - {{ref}}`{claim.id} <verdict-{claim.id.lower()}>`",
+                f"  - {part.metric.replace('_', ' ')}",
+                f"  - {threshold(part)} {part.unit}",
+                f"  - {measured(seen.observed, seen.interval)}",
+                f"  - {seen.seeds or seen.n}",
+                f"  - {seen.finding(part)}",
+            ]
+        head = ["* - claim", "  - part", "  - line", "  - observed", "  - seeds", "  - what is known"]
+        return lines and ["````{list-table}", ":header-rows: 1", ":widths: 8 24 12 18 8 30", "", *head, *lines]
 
     def _row(self, claim: Claim) -> list[str]:
         row = rows().get(claim.id)

@@ -1,13 +1,21 @@
 """The ledger: verdicts computed from the claims' criteria, and the rules that keep both honest."""
 
 import json
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from press import CLAIMS, NOTEBOOKS, PressError
+from press.cards import measured, number, threshold
 from press.claims import Claim, Part, check_schema, load_claims
+
+UNDECIDED = "undecided"
+# The rule of book/criteria.md: at these numbers of seeds a part is looked at, each time with this confidence, so that
+# all its looks together have 95 %.
+LOOKS = (16, 32, 64, 128, 256)
+LOOK = 1 - 0.05 / len(LOOKS)
 
 
 @runtime_checkable
@@ -33,12 +41,41 @@ class Measured:
     observed: float
     interval: tuple[float, float] | None
     n: int
+    seeds: int = 0  # at which look of the rows of record; 0 without rows of record
     live: "Measured | None" = None  # the same of the runs made on the spot, where the verdict is from rows of record
+
+    @staticmethod
+    def of(row: Mapping[str, Any]) -> "Measured":
+        """What stands in a record, without the runs made on the spot."""
+        interval = tuple(row["interval"]) if row["interval"] else None
+        return Measured(row["metric"], row["verdict"], row["observed"], interval, row["n"], row.get("seeds", 0))
+
+    def would_decide(self, part: Part) -> int:
+        """How many seeds would take the interval off its line if mean and spread stayed the same; 0 if none would."""
+        lines = part.threshold if isinstance(part.threshold, tuple) else (part.threshold,)
+        distance = min(abs(self.observed - line) for line in lines)
+        if self.interval is None or distance == 0:
+            return 0
+        half = max(self.observed - self.interval[0], self.interval[1] - self.observed)
+        return math.ceil((self.seeds or self.n) * (half / distance) ** 2)
+
+    def finding(self, part: Part) -> str:
+        """The verdict in words, with what an undecided part leaves open."""
+        if self.verdict == UNDECIDED and self.interval:
+            low, high = map(number, self.interval)
+            if self.seeds == LOOKS[-1]:
+                return f"undecided after the last look: it lies on its line, between {low} and {high}"
+            seeds = self.would_decide(part)
+            more = f"; at this spread about {seeds:,} seeds would decide" if 0 < seeds < 10_000 else ""
+            return f"undecided: less than {low} and more than {high} are excluded{more}"
+        none = self.interval and self.verdict == "refuted" and part.no_effect(*self.interval)
+        return f"{self.verdict}: no effect worth having, in either direction" if none else self.verdict
 
     def record(self) -> dict[str, Any]:
         """As it stands in a record."""
         row = {k: getattr(self, k) for k in ("metric", "verdict", "observed", "interval", "n")}
         row["interval"] = list(self.interval) if self.interval else None
+        row |= {"seeds": self.seeds} if self.seeds else {}
         live = self.live and {k: v for k, v in self.live.record().items() if k in ("observed", "interval", "n")}
         return row | ({"live": live} if live else {})
 
@@ -87,7 +124,7 @@ def judge(
     """Compute a claim's verdict from what was observed.
 
     A part is confirmed when its comparison holds for every value of the interval, refuted when it holds for none, and
-    otherwise not reproduced. A claim of several parts is partly confirmed when some of them are.
+    otherwise undecided. A claim of several parts is partly confirmed when some of them are.
 
     Args:
         claim_id: the claim's id in `book/claims.yml`.
@@ -111,9 +148,34 @@ def judge(
             f"claim {claim_id} is judged by {', '.join(sorted(wanted))}, not by {', '.join(sorted(values))}"
         )
     parts = tuple(_measure(claim, part, values[part.metric], n) for part in claim.parts)
-    tokenizer = {part.verdict for part in parts}
-    word = tokenizer.pop() if len(tokenizer) == 1 else "partly" if "confirmed" in tokenizer else "not reproduced"
+    return verdict_of(claim, parts)
+
+
+def verdict_of(claim: Claim, parts: tuple[Measured, ...]) -> Verdict:
+    """The claim's word from its parts'."""
+    said = {part.verdict for part in parts}
+    word = said.pop() if len(said) == 1 else "partly" if "confirmed" in said else UNDECIDED
     return Verdict(claim, word, parts)
+
+
+def first_decided(looks: Mapping[int, Verdict]) -> Verdict:
+    """A claim's verdict from those at growing numbers of seeds: each part stops at the first that decides it.
+
+    A part that none decides is told by the last look that brought it more runs.
+    """
+    claim = next(iter(looks.values())).claim
+    parts = []
+    for place in range(len(claim.parts)):
+        told: Measured | None = None
+        for seeds, verdict in looks.items():
+            seen = replace(verdict.parts[place], seeds=seeds)
+            if told is None or seen.n > told.n:
+                told = seen
+            if told.verdict != UNDECIDED:
+                break
+        assert told
+        parts.append(told)
+    return verdict_of(claim, tuple(parts))
 
 
 def beside(verdict: Verdict, live: Verdict) -> Verdict:
@@ -134,9 +196,21 @@ def _measure(claim: Claim, part: Part, value: float | Interval | None, n: int) -
         )
     if not low <= mean <= high:
         raise PressError(f"claim {claim.id}, {part.metric}: {mean} does not lie in [{low}, {high}]")
+    if low == high and part.unit == "share" and part.strength != "exact":
+        low, high = _where_all_are_equal(mean, n, part.is_difference)
     every, some = part.holds(low, high)
-    word = "confirmed" if every else "not reproduced" if some else "refuted"
+    word = "confirmed" if every else UNDECIDED if some else "refuted"
     return Measured(part.metric, word, mean, None if low == high else (low, high), n)
+
+
+def _where_all_are_equal(share: float, n: int, is_difference: bool) -> tuple[float, float]:
+    """The interval of a mean share where all n seeds gave the same: others are rare, and as far off as a share can be.
+
+    With the probability of LOOK at most 1 - ((1 - LOOK) / 2)^(1/n) of all seeds give another value (Clopper and Pearson
+    1934).
+    """
+    rare = 1 - ((1 - LOOK) / 2) ** (1 / n)
+    return share - rare * (share + is_difference), share + rare * (1 - share)
 
 
 def collect(records: Iterable[Path], claims: Path = CLAIMS, notebooks: Path = NOTEBOOKS) -> list[dict[str, Any]]:
@@ -197,10 +271,19 @@ def check_references(folder: Path, claims: Path = CLAIMS) -> None:
             check_verdict(verdict, known.get(verdict["id"]), path)
 
 
-def as_text(rows: Iterable[Mapping[str, Any]], claims: Path = CLAIMS) -> str:
-    """The ledger as plain text, one line a claim, those without an experiment yet marked pending."""
-    from press.cards import measured
+def undecided(rows: Iterable[Mapping[str, Any]], claims: Path = CLAIMS) -> Iterator[tuple[Claim, Part, Measured]]:
+    """The parts that are undecided, of these rows of the ledger."""
+    known = load_claims(claims)
+    for row in rows:
+        criteria = {part.metric: part for part in known[row["id"]].parts}
+        for part in map(Measured.of, row["parts"]):
+            if part.verdict == UNDECIDED:
+                yield known[row["id"]], criteria[part.metric], part
 
+
+def as_text(rows: Iterable[Mapping[str, Any]], claims: Path = CLAIMS) -> str:
+    """The ledger as plain text: one line a claim, those without an experiment marked pending, then undecided parts."""
+    rows = list(rows)
     judged = {row["id"]: row for row in rows}
     lines = [f"{'claim':6}{'verdict':19}{'strength':15}{'observed':44}{'n':>4}  chapter"]
     for claim in load_claims(claims).values():
@@ -212,5 +295,13 @@ def as_text(rows: Iterable[Mapping[str, Any]], claims: Path = CLAIMS) -> str:
         lines.append(
             f"{claim.id:6}{row['verdict']:19}{row['strength']:15}{seen:44}{row['n']:>4}  {row['chapter']}"
             f" ({row['profile']}, {row['device']})"
+        )
+    open_parts = list(undecided(rows, claims))
+    count = sum(len(claim.parts) for claim in load_claims(claims).values() if claim.id in judged)
+    lines += ["", f"{len(open_parts)} of {count} parts are undecided" + (":" if open_parts else "")]
+    for claim, part, found in open_parts:
+        lines.append(
+            f"{claim.id:6}{part.metric}, line {threshold(part)} {part.unit}, {found.seeds or found.n} seeds:"
+            f" {measured(found.observed, found.interval)}, {found.finding(part)}"
         )
     return "\n".join(lines)

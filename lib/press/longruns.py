@@ -1,9 +1,10 @@
 """The long runs: chapters executed so that their studies' rows of record grow, in as many processes as there are cores.
 
-A chapter's script is run as it stands, without a kernel, up to its last study. What it has trained when it is killed is
-kept; a second call goes on.
+A chapter's script is run as it stands, without a kernel, up to its last study and claim. What it has trained when it is
+killed is kept; a second call goes on.
 """
 
+import json
 import os
 import re
 import runpy
@@ -16,6 +17,8 @@ from threading import Thread
 
 from press import ROOT, PressError, evidence
 from press.chapter import ONE_THREAD, chapters, parameters_of, script_of, word_of
+from press.claims import load_claims
+from press.ledger import LOOKS
 
 
 def studies(script: Path) -> list[str]:
@@ -23,10 +26,12 @@ def studies(script: Path) -> list[str]:
     return re.findall(r'run\.study\(\s*"([^"]+)"', script.read_text(encoding="utf-8"))
 
 
-def run(names: Sequence[str], seeds: int, profile: str, cores: int) -> int:
-    """Bring every study of the chapters up to `seeds` seeds; returns the exit status.
+def run(names: Sequence[str], seeds: int, profile: str, cores: int, every: bool = False) -> int:
+    """Take looks at the chapters' claims, up to `seeds` seeds; returns the exit status.
 
-    Two processes may be at one chapter: each batch of seeds goes to the one that claims it first.
+    All arms have as many seeds as the first look, then those that undecided claims ask for go on to the next; `every`
+    brings all arms up to `seeds`, whatever is decided. Two processes may be at one chapter: each batch of seeds goes to
+    the one that claims it first.
 
     Raises:
         PressError: for an unknown chapter, an impossible number, or a chapter that failed.
@@ -41,7 +46,8 @@ def run(names: Sequence[str], seeds: int, profile: str, cores: int) -> int:
         for _ in range(cores if len(tokenizer) < cores else 1):
             left.put(word)
     failed: list[str] = []
-    threads = [Thread(target=_work, args=(left, failed, seeds, profile)) for _ in range(cores)]
+    looks = [seeds] if every else [min(seeds, LOOKS[0]), *(look for look in LOOKS[1:] if look <= seeds)]
+    threads = [Thread(target=_work, args=(left, failed, looks, profile, every)) for _ in range(cores)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -51,21 +57,29 @@ def run(names: Sequence[str], seeds: int, profile: str, cores: int) -> int:
     return 0
 
 
-def _work(left: "Queue[str]", failed: list[str], seeds: int, profile: str) -> None:
-    """Take chapters until none is left."""
+def _work(left: "Queue[str]", failed: list[str], looks: Sequence[int], profile: str, every: bool) -> None:
+    """Take chapters until none is left, each look by look until all its claims are decided."""
     while True:
         try:
             word = left.get_nowait()
         except Empty:
             return
-        wanted = {evidence.WANTED: str(seeds), "MPLBACKEND": "agg"} | ONE_THREAD
-        command = [sys.executable, "-m", "press.longruns", word, profile]
-        if subprocess.run(command, cwd=ROOT, env=os.environ | wanted, check=False).returncode:
-            failed.append(word)
+        for look in looks:
+            given = (
+                {evidence.WANTED: str(look), "MPLBACKEND": "agg"}
+                | ONE_THREAD
+                | ({evidence.EVERY: "1"} if every else {})
+            )
+            command = [sys.executable, "-m", "press.longruns", word, profile]
+            if subprocess.run(command, cwd=ROOT, env=os.environ | given, check=False).returncode:
+                failed.append(word)
+                break
+            if not json.loads(evidence.undecided_file(word, profile).read_text()):
+                break
 
 
 def execute(word: str, profile: str) -> None:
-    """Run a chapter's script up to its last study, in this process, which ends with it."""
+    """Run a chapter's script up to its last study and claim, in this process, which ends with it."""
     script = script_of(word)
     text = script.read_text(encoding="utf-8")
     default = parameters_of(script)["profile"]
@@ -75,7 +89,7 @@ def execute(word: str, profile: str) -> None:
     if text != script.read_text(encoding="utf-8"):
         path = script.with_name(f".{script.stem}.{os.getpid()}.py")
         path.write_text(text, encoding="utf-8")
-    evidence.awaited.update(studies(script))
+    evidence.awaited.update(studies(script), (c.id for c in load_claims().values() if c.chapter == word))
     try:
         runpy.run_path(str(path), run_name="__main__")
     except evidence.Done:

@@ -83,7 +83,7 @@ def test_a_comparison_holds_for_every_some_or_no_value(
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "word"), [(2, 4, "confirmed"), (-1, 0.5, "refuted"), (0.5, 2, "not reproduced")]
+    ("low", "high", "word"), [(2, 4, "confirmed"), (-1, 0.5, "refuted"), (0.5, 2, "undecided")]
 )
 def test_the_interval_decides(tmp_path: Path, low: float, high: float, word: str) -> None:
     claims = write_claims(tmp_path, ENTRY)

@@ -21,6 +21,8 @@ Course = Mapping[str, "pd.Series[float]"]
 # What is taken of a run: the name of a reading, for its value at the last look, or a function of the run.
 View = str | Callable[[Course], float]
 _live: ContextVar[bool] = ContextVar("live", default=False)
+_below: ContextVar[int | None] = ContextVar("below", default=None)  # only seeds of record below this
+_asked: ContextVar[set[str]] = ContextVar("asked")
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,18 @@ def live_only() -> Iterator[None]:
         _live.reset(token)
 
 
+@contextmanager
+def seeds_below(count: int) -> Iterator[set[str]]:
+    """Within it every study speaks of the seeds of record below `count` alone. Gives the arms that are asked for."""
+    asked: set[str] = set()
+    tokens = _below.set(count), _asked.set(asked)
+    try:
+        yield asked
+    finally:
+        _below.reset(tokens[0])
+        _asked.reset(tokens[1])
+
+
 @dataclass(frozen=True)
 class Study:
     """Readings by arm, seed and look.
@@ -88,7 +102,15 @@ class Study:
     @property
     def rows(self) -> pd.DataFrame:
         """What is spoken of, for each arm its rows of record or else those made here."""
-        return self.made if self._speaks_live else self._of_record
+        _note(self._runs)
+        return self._rows
+
+    @property
+    def _rows(self) -> pd.DataFrame:
+        if self._speaks_live:
+            return self.made
+        below = _below.get()
+        return self._of_record if below is None else self._of_record[self._of_record["seed"] < below]
 
     @property
     def _speaks_live(self) -> bool:
@@ -106,7 +128,12 @@ class Study:
 
     @property
     def _runs(self) -> dict[str, dict[int, Course]]:
-        return self._live_runs if self._speaks_live else self._runs_of_record
+        if self._speaks_live:
+            return self._live_runs
+        below, runs = _below.get(), self._runs_of_record
+        if below is None:
+            return runs
+        return {arm: {seed: one for seed, one in of.items() if seed < below} for arm, of in runs.items()}
 
     @property
     def live(self) -> "Study":
@@ -127,10 +154,12 @@ class Study:
         Raises:
             ValueError: for an arm that has none.
         """
+        runs = self._runs
         for arm in arms:
-            if arm not in self:
-                raise ValueError(f"no run of {label(arm)!r} here; there are {', '.join(self.arms)}")
-        shared = set.intersection(*(set(self._runs[label(arm)]) for arm in arms))
+            if label(arm) not in runs:
+                raise ValueError(f"no run of {label(arm)!r} here; there are {', '.join(runs)}")
+        _note(arms)
+        shared = set.intersection(*(set(runs[label(arm)]) for arm in arms))
         return sorted(shared if among is None else shared & set(among))
 
     def course(self, arm: Hashable, seed: int) -> Course:
@@ -145,7 +174,8 @@ class Study:
 
     def curve(self, arm: Hashable, reading: str) -> pd.DataFrame:
         """A reading by look (rows) and seed (columns)."""
-        rows = self.rows
+        _note([arm])
+        rows = self._rows
         part = rows[(rows["arm"] == label(arm)) & (rows["reading"] == reading)]
         return part.pivot(index="look", columns="seed", values="value")
 
@@ -187,7 +217,8 @@ class Study:
     def apart(self, arm: Hashable, other: Hashable) -> "pd.Series[float]":
         """By how much two arms that should be equal differ at most, in any reading at any look, for each seed."""
         columns = ["seed", "look", "reading"]
-        rows = self.rows
+        _note([arm, other])
+        rows = self._rows
         one, two = (rows[rows["arm"] == label(a)].set_index(columns)["value"] for a in (arm, other))
         return (one - two).dropna().abs().groupby("seed").max()
 
@@ -239,6 +270,13 @@ class Tuned:
     def ratio(self, after: Hashable, before: Hashable) -> Estimate:
         """The same as a ratio."""
         return self.gain(after, before, float.__truediv__)
+
+
+def _note(arms: Iterable[Hashable]) -> None:
+    """Within `seeds_below`, say which arms are asked for."""
+    asked = _asked.get(None)
+    if asked is not None:
+        asked.update(map(label, arms))
 
 
 def peak(reading: str) -> Callable[[Course], float]:

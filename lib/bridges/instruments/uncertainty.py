@@ -1,12 +1,26 @@
 """Intervals for what was measured over seeds or counted, and what chance alone would have shown."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
 import torch
 from scipy.special import stdtrit, xlog1py
+
+_confidence: ContextVar[float] = ContextVar("confidence", default=0.95)
+
+
+@contextmanager
+def at_confidence(confidence: float) -> Iterator[None]:
+    """Within it `mean_interval`, and all that takes its intervals from there, has this confidence instead of 0.95."""
+    token = _confidence.set(confidence)
+    try:
+        yield
+    finally:
+        _confidence.reset(token)
 
 
 @dataclass(frozen=True)
@@ -27,15 +41,19 @@ class Estimate:
         return f"{self.mean:.3g} [{self.low:.3g}, {self.high:.3g}]"
 
 
-def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Estimate:
+def mean_interval(values: Sequence[float], confidence: float | None = None) -> Estimate:
     """Mean and Student-t interval of independent values, such as one paired difference for each seed.
+
+    Args:
+        values: at least two.
+        confidence: 0.95 where nothing is given, or what `at_confidence` says.
 
     Raises:
         ValueError: for fewer than two values, or values that are not finite.
     """
     _check(values)
     mean, n = fmean(values), len(values)
-    half = float(stdtrit(n - 1, (1 + confidence) / 2)) * stdev(values) / math.sqrt(n)
+    half = float(stdtrit(n - 1, (1 + (confidence or _confidence.get())) / 2)) * stdev(values) / math.sqrt(n)
     return Estimate(mean, mean - half, mean + half, n)
 
 
