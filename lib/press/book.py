@@ -7,6 +7,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
@@ -18,7 +19,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import torch
 from bridges.benches.fingerprint import digest, label
-from bridges.benches.study import Outcome, Study, live_only, rows_of, seeds_below
+from bridges.benches.study import Outcome, Study, live_only, only_seeds, rows_of
 from bridges.instruments.uncertainty import at_confidence
 from bridges.training.checkpoints import put_back, weights
 from IPython.display import Markdown
@@ -112,13 +113,13 @@ class Run(provenance.Run):
     def judge(self, claim: str, observed: Callable[[], Mapping[str, Any]] | None = None, **options: Any) -> Any:
         """The claim's verdict from what `observed` gives: from the rows of record where there are any.
 
-        It is called at each look that the rows reach, by the rule of `book/criteria.md`, and once more for the runs
-        made here alone, which the card shows beside; where they are too few for an interval it says nothing of them.
+        It is called at each look that the rows reach, by the rule of `book/criteria.md`; once more for the second set
+        of seeds; and for the runs made here alone, which the card shows beside, where they are enough for an interval.
         """
         verdicts, arms = {}, set[str]()
         for look in ledger.LOOKS:
             if observed and look <= self.recorded:
-                with seeds_below(look) as asked, at_confidence(ledger.LOOK):
+                with only_seeds(range(look)) as asked, at_confidence(ledger.LOOK):
                     verdicts[look] = ledger.judge(claim, dict(observed()), **options)
                 arms = asked
         if verdicts:
@@ -127,14 +128,15 @@ class Run(provenance.Run):
                 evidence.undecided |= arms
         else:
             verdict = ledger.judge(claim, dict(observed()) if observed else None, **options)
+        if self.recorded >= ledger.SECOND.stop:
+            with suppress(ValueError, KeyError, PressError), only_seeds(ledger.SECOND), at_confidence(ledger.LOOK):
+                second = ledger.judge(claim, dict(observed()), **options) if observed else verdict
+                verdict = ledger.beside(verdict, second, "second")
         if evidence.wanted():
             evidence.came_to(claim, self.chapter, self.profile)
         if observed and self.agreement:
-            try:
-                with live_only():
-                    verdict = ledger.beside(verdict, ledger.judge(claim, dict(observed()), **options))
-            except (ValueError, KeyError, PressError):
-                pass  # too few seeds here
+            with suppress(ValueError, KeyError, PressError), live_only():  # too few seeds here
+                verdict = ledger.beside(verdict, ledger.judge(claim, dict(observed()), **options), "live")
         return self.note(verdict)
 
 

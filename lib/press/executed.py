@@ -11,6 +11,7 @@ from functools import cache
 from typing import Any
 
 import nbformat
+from bridges.instruments.uncertainty import Estimate, wilson
 from docutils import nodes
 from docutils.statemachine import StringList
 from sphinx.application import Sphinx
@@ -22,7 +23,8 @@ from press.cards import claim_card, measured, threshold
 from press.chapter import word_of
 from press.claims import Claim, load_claims
 from press.data import recorded
-from press.ledger import undecided
+from press.ledger import second_words, undecided
+from press.looks import of_effects, of_kinds
 
 
 def swap(app: Sphinx, docname: str, source: list[str]) -> None:
@@ -158,6 +160,55 @@ class LedgerDirective(SphinxDirective):
         ]
 
 
+class RuleDirective(SphinxDirective):
+    """`rule` tries the rule of when a part has seeds enough, on parts whose truth is known."""
+
+    def run(self) -> list[nodes.Node]:
+        def percent(share: Estimate) -> str:
+            return f"{100 * share.mean:.1f} [{100 * share.low:.1f}, {100 * share.high:.1f}]"
+
+        parts = 4000
+        lines = [
+            f"````{{list-table}} What the rule does with {parts:,} parts of each kind whose truth is known, in percent "
+        ]
+        lines[0] += "with the 95 % binomial interval."
+        lines += [":header-rows: 1", "", "* - one seed's value", "  - identical arms told apart"]
+        lines += ["  - true value outside an interval of one arm"]
+        for kind, (difference, level) in of_kinds(parts).items():
+            lines += [f"* - {kind}", f"  - {percent(difference.wrong)}", f"  - {percent(level.missed)}"]
+        lines += ["````", "", "````{list-table} Normal values whose mean lies beyond the line.", ":header-rows: 1", ""]
+        lines += ["* - distance from the line (standard deviations)", "  - wrong word (%)"]
+        lines += ["  - undecided after the last look (%)", "  - seeds in the mean"]
+        for effect, rates in of_effects(parts).items():
+            lines += [f"* - {effect:g}", f"  - {percent(rates.wrong)}", f"  - {percent(rates.undecided)}"]
+            lines += [f"  - {rates.seeds:.0f}"]
+        node = nodes.container()
+        self.state.nested_parse(StringList([*lines, "````"], source=self.get_source_info()[0]), 0, node)
+        return node.children
+
+
+class SecondDirective(SphinxDirective):
+    """`second` says how often the second set of seeds gives a part the word of the first look."""
+
+    def run(self) -> list[nodes.Node]:
+        found = second_words(rows().values())
+        if not found:
+            return [nodes.paragraph(text="No part has a second set of seeds yet.")]
+        others = [
+            f"{claim.id} {part.metric.replace('_', ' ')} ({first.verdict}: {measured(first.observed, first.interval)};"
+            f" then {second.verdict}: {measured(second.observed, second.interval)})"
+            for claim, part, first, second in found
+            if first.verdict != second.verdict
+        ]
+        same = wilson(len(found) - len(others), len(found))
+        text = (
+            f"{len(found)} parts that stopped at the first look have been measured again with seeds 16 to 31 alone:"
+            f" {len(found) - len(others)} get the same word ({100 * same.mean:.0f} % [{100 * same.low:.0f},"
+            f" {100 * same.high:.0f}])."
+        )
+        return [nodes.paragraph(text=text + (f" The others: {'; '.join(others)}." if others else ""))]
+
+
 class AgreementDirective(SphinxDirective):
     """`agreement` says how the runs made for this site compare with the rows of record."""
 
@@ -216,6 +267,8 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("ledger", LedgerDirective)
     app.add_directive("criteria", CriteriaDirective)
     app.add_directive("agreement", AgreementDirective)
+    app.add_directive("rule", RuleDirective)
+    app.add_directive("second", SecondDirective)
     app.add_directive("earlier", EarlierDirective)
     app.add_role("verdict", VerdictRole())
     return {"parallel_read_safe": True, "parallel_write_safe": True}

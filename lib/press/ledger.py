@@ -16,6 +16,7 @@ UNDECIDED = "undecided"
 # all its looks together have 95 %.
 LOOKS = (16, 32, 64, 128, 256)
 LOOK = 1 - 0.05 / len(LOOKS)
+SECOND = range(LOOKS[0], LOOKS[1])  # seeds that are judged by themselves, against the word of the first look
 
 
 @runtime_checkable
@@ -43,6 +44,7 @@ class Measured:
     n: int
     seeds: int = 0  # at which look of the rows of record; 0 without rows of record
     live: "Measured | None" = None  # the same of the runs made on the spot, where the verdict is from rows of record
+    second: "Measured | None" = None  # the same of the second set of seeds
 
     @staticmethod
     def of(row: Mapping[str, Any]) -> "Measured":
@@ -76,8 +78,10 @@ class Measured:
         row = {k: getattr(self, k) for k in ("metric", "verdict", "observed", "interval", "n")}
         row["interval"] = list(self.interval) if self.interval else None
         row |= {"seeds": self.seeds} if self.seeds else {}
-        live = self.live and {k: v for k, v in self.live.record().items() if k in ("observed", "interval", "n")}
-        return row | ({"live": live} if live else {})
+        for name in ("live", "second"):
+            other = getattr(self, name)
+            row |= {name: {k: v for k, v in other.record().items() if k != "metric"}} if other else {}
+        return row
 
 
 @dataclass(frozen=True)
@@ -178,9 +182,9 @@ def first_decided(looks: Mapping[int, Verdict]) -> Verdict:
     return verdict_of(claim, tuple(parts))
 
 
-def beside(verdict: Verdict, live: Verdict) -> Verdict:
-    """A verdict with what the runs made on the spot gave for each part."""
-    parts = tuple(replace(p, live=here) for p, here in zip(verdict.parts, live.parts, strict=True))
+def beside(verdict: Verdict, other: Verdict, name: str) -> Verdict:
+    """A verdict with what other runs gave for each part: those made on the spot (`live`), or the `second` seeds."""
+    parts = tuple(replace(p, **{name: o}) for p, o in zip(verdict.parts, other.parts, strict=True))  # type: ignore[arg-type]
     return replace(verdict, parts=parts)
 
 
@@ -197,13 +201,13 @@ def _measure(claim: Claim, part: Part, value: float | Interval | None, n: int) -
     if not low <= mean <= high:
         raise PressError(f"claim {claim.id}, {part.metric}: {mean} does not lie in [{low}, {high}]")
     if low == high and part.unit == "share" and part.strength != "exact":
-        low, high = _where_all_are_equal(mean, n, part.is_difference)
+        low, high = where_all_are_equal(mean, n, part.is_difference)
     every, some = part.holds(low, high)
     word = "confirmed" if every else UNDECIDED if some else "refuted"
     return Measured(part.metric, word, mean, None if low == high else (low, high), n)
 
 
-def _where_all_are_equal(share: float, n: int, is_difference: bool) -> tuple[float, float]:
+def where_all_are_equal(share: float, n: int, is_difference: bool) -> tuple[float, float]:
     """The interval of a mean share where all n seeds gave the same: others are rare, and as far off as a share can be.
 
     With the probability of LOOK at most 1 - ((1 - LOOK) / 2)^(1/n) of all seeds give another value (Clopper and Pearson
@@ -279,6 +283,24 @@ def undecided(rows: Iterable[Mapping[str, Any]], claims: Path = CLAIMS) -> Itera
         for part in map(Measured.of, row["parts"]):
             if part.verdict == UNDECIDED:
                 yield known[row["id"]], criteria[part.metric], part
+
+
+def second_words(
+    rows: Iterable[Mapping[str, Any]], claims: Path = CLAIMS
+) -> list[tuple[Claim, Part, Measured, Measured]]:
+    """The parts that stopped at the first look and have the second set of seeds, with what both sets gave."""
+    known = load_claims(claims)
+    found = []
+    for row in rows:
+        criteria = {part.metric: part for part in known[row["id"]].parts}
+        for part in row["parts"]:
+            seen, second = Measured.of(part), part.get("second")
+            stopped = seen.seeds == LOOKS[0] and seen.verdict != UNDECIDED
+            if second and stopped and criteria[seen.metric].strength != "exact":
+                found.append(
+                    (known[row["id"]], criteria[seen.metric], seen, Measured.of(second | {"metric": seen.metric}))
+                )
+    return found
 
 
 def as_text(rows: Iterable[Mapping[str, Any]], claims: Path = CLAIMS) -> str:

@@ -217,3 +217,40 @@ def test_an_arm_may_be_of_record_alone(book: Path) -> None:
     script.write_text(apart.replace("n=0", 'n=study.gain("twice", "once", "x").n'))
     found = measured(book)
     assert (found["n"], found["live"], found["agreement"]) == (4, 2, {"equal": 2, "near": 0, "far": 0})
+
+
+CLAIMS = """
+sources: {log: {title: A log, thread: A}}
+claims:
+  - id: A1
+    sources: [log]
+    statement: Twice is far more than once.
+    figures: {}
+    criterion:
+      strength: statistical
+      parts: [{metric: gain, reads: twice minus once, comparison: ">", threshold: 17.0, unit: points}]
+    chapter: small
+"""
+
+
+def test_only_what_an_undecided_claim_asks_for_goes_on(book: Path) -> None:
+    """Looks at 16, 32 and on, until the claim is decided; an arm that it does not ask for stays at the first look."""
+    (book / "book/claims.yml").write_text(CLAIMS)
+    script = book / "notebooks/01_small.py"
+    judged = 'run.judge("A1", lambda: {"gain": study.gain("twice", "once", "x")})\nrun.measure('
+    text = CHAPTER.replace("(s + 1.0) ** POWER", "(s % 8) ** POWER").replace('"twice": 2}', '"twice": 2, "idle": 0}')
+    script.write_text(text.replace("run.measure(", judged))
+    file, open_arms = book / "book/evidence/small/numbers.csv", book / "_build/undecided/small.quick.json"
+    assert "takes one look after another" in run(book, EXECUTE, BRIDGES_EVIDENCE="32")
+    for look in ("16", "32", "64"):
+        said = run(book, EXECUTE, BRIDGES_EVIDENCE=look)
+        assert json.loads(open_arms.read_text()) == ["once", "twice"], said
+    assert read_rows(file).groupby("arm")["seed"].nunique().to_dict() == {"once": 64, "twice": 64, "idle": 16}
+    (book / "book/claims.yml").write_text(CLAIMS.replace("17.0", "1.0"))
+    before = file.read_text()
+    run(book, EXECUTE, BRIDGES_EVIDENCE="16")
+    assert json.loads(open_arms.read_text()) == []
+    run(book, EXECUTE, BRIDGES_EVIDENCE="128")
+    assert file.read_text() == before
+    run(book, EXECUTE, BRIDGES_EVIDENCE="32", BRIDGES_EVIDENCE_EVERY="1")
+    assert read_rows(file).groupby("arm")["seed"].nunique()["idle"] == 32

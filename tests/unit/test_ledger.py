@@ -82,9 +82,7 @@ def test_a_comparison_holds_for_every_some_or_no_value(
     assert part.holds(low, high) == (every, some)
 
 
-@pytest.mark.parametrize(
-    ("low", "high", "word"), [(2, 4, "confirmed"), (-1, 0.5, "refuted"), (0.5, 2, "undecided")]
-)
+@pytest.mark.parametrize(("low", "high", "word"), [(2, 4, "confirmed"), (-1, 0.5, "refuted"), (0.5, 2, "undecided")])
 def test_the_interval_decides(tmp_path: Path, low: float, high: float, word: str) -> None:
     claims = write_claims(tmp_path, ENTRY)
     assert judge("A1", Estimate((low + high) / 2, float(low), float(high), 5), claims=claims).verdict == word

@@ -21,7 +21,7 @@ Course = Mapping[str, "pd.Series[float]"]
 # What is taken of a run: the name of a reading, for its value at the last look, or a function of the run.
 View = str | Callable[[Course], float]
 _live: ContextVar[bool] = ContextVar("live", default=False)
-_below: ContextVar[int | None] = ContextVar("below", default=None)  # only seeds of record below this
+_among: ContextVar[range | None] = ContextVar("among", default=None)  # only these seeds of record
 _asked: ContextVar[set[str]] = ContextVar("asked")
 
 
@@ -65,14 +65,14 @@ def live_only() -> Iterator[None]:
 
 
 @contextmanager
-def seeds_below(count: int) -> Iterator[set[str]]:
-    """Within it every study speaks of the seeds of record below `count` alone. Gives the arms that are asked for."""
+def only_seeds(seeds: range) -> Iterator[set[str]]:
+    """Within it every study speaks of these seeds of record alone. Gives the arms that are asked for."""
     asked: set[str] = set()
-    tokens = _below.set(count), _asked.set(asked)
+    tokens = _among.set(seeds), _asked.set(asked)
     try:
         yield asked
     finally:
-        _below.reset(tokens[0])
+        _among.reset(tokens[0])
         _asked.reset(tokens[1])
 
 
@@ -109,8 +109,8 @@ class Study:
     def _rows(self) -> pd.DataFrame:
         if self._speaks_live:
             return self.made
-        below = _below.get()
-        return self._of_record if below is None else self._of_record[self._of_record["seed"] < below]
+        rows, among = self._of_record, _among.get()
+        return rows if among is None else rows[rows["seed"].isin(among)]
 
     @property
     def _speaks_live(self) -> bool:
@@ -130,10 +130,10 @@ class Study:
     def _runs(self) -> dict[str, dict[int, Course]]:
         if self._speaks_live:
             return self._live_runs
-        below, runs = _below.get(), self._runs_of_record
-        if below is None:
+        among, runs = _among.get(), self._runs_of_record
+        if among is None:
             return runs
-        return {arm: {seed: one for seed, one in of.items() if seed < below} for arm, of in runs.items()}
+        return {arm: {seed: one for seed, one in of.items() if seed in among} for arm, of in runs.items()}
 
     @property
     def live(self) -> "Study":
