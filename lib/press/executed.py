@@ -18,7 +18,7 @@ from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
 from sphinx.util.docutils import SphinxDirective, SphinxRole
 
-from press import EXECUTED, LEDGER, NOTEBOOKS, RECORDS, ROOT
+from press import BUILD, EXECUTED, LEDGER, NOTEBOOKS, RECORDS, ROOT, story
 from press.cards import claim_card, measured, threshold
 from press.chapter import word_of
 from press.claims import Claim, load_claims
@@ -187,6 +187,20 @@ class RuleDirective(SphinxDirective):
         return node.children
 
 
+class StoryDirective(SphinxDirective):
+    """`story` draws every difference that a criterion asks for, measured by its line; the content is the caption."""
+
+    has_content = True
+
+    def run(self) -> list[nodes.Node]:
+        story.draw(rows().values(), BUILD / "story.png")
+        uri = f"/{(BUILD / 'story.png').relative_to(ROOT)}"
+        lines = [f"```{{figure}} {uri}", f":alt: {story.ALT}", ":name: fig-story", "", *self.content, "```"]
+        node = nodes.container()
+        self.state.nested_parse(StringList(lines, source=self.get_source_info()[0]), 0, node)
+        return node.children
+
+
 class SecondDirective(SphinxDirective):
     """`second` says how often the second set of seeds gives a part the word of the first look."""
 
@@ -267,6 +281,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("ledger", LedgerDirective)
     app.add_directive("criteria", CriteriaDirective)
     app.add_directive("agreement", AgreementDirective)
+    app.add_directive("story", StoryDirective)
     app.add_directive("rule", RuleDirective)
     app.add_directive("second", SecondDirective)
     app.add_directive("earlier", EarlierDirective)
