@@ -131,7 +131,7 @@ class LedgerDirective(SphinxDirective):
             lines += [
                 f"* - {{ref}}`{claim.id} <verdict-{claim.id.lower()}>`",
                 f"  - {part.metric.replace('_', ' ')}",
-                f"  - {threshold(part)} {part.unit}",
+                f"  - {part.unit} {threshold(part)}",  # a cell that began with > would be a quotation
                 f"  - {measured(seen.observed, seen.interval)}",
                 f"  - {seen.seeds or seen.n}",
                 f"  - {seen.finding(part)}",
