@@ -234,7 +234,7 @@ table(
 #
 # Attention pooling, offered by the log as a mend, does the opposite in the bad corner: its whole effect on stuck runs
 # comes from there, and in R@1 it gains nothing. Warm-up and clipping each take runs off the line, warm-up most of
-# them and clipping about half, and what they take off retrieves little. Adding a LayerNorm does more than either, and
+# them and clipping fewer than half, and what they take off retrieves little. Adding a LayerNorm does more than either, and
 # lowering the rate more than all of them.
 #
 # None of this shows that the log's perceiver had no LayerNorm. It shows where to look first, and that in this task
