@@ -354,14 +354,15 @@ table(
     "taken from the last column of text | accuracy (%) | below left padding, by `generate` (points)",
     ((name, sides.mean(ALONE, name), sides.mean(ALONE, minus("left, padded", name))) for name in HANDS),
     f"Mean [95 % interval] over {len(sides.seeds(ALONE))} hosts, {int(SHORT.sum())} padded questions of {run.asked}. `generate`"
-    f" has {sides.mean(ALONE, 'right, padded')} % here. Bridged, left padding and the states of"
+    f" has {sides.mean(ALONE, 'right, padded')} % here. With the first token alone, hosts lie between"
+    f" {sides.values(ALONE, 'first token').min():.0f} and {sides.values(ALONE, 'first token').max():.0f} %. Bridged, left padding and the states of"
     f" another problem earn {sides.mean(BRIDGED, 'shuffled source')} % of all questions: the target reads the question itself.",
 )
 
 # %% [markdown]
 # The first row is what `generate` does, faults and all; the last is right padding with the mask alone to keep it out,
 # and nothing is lost. Mending the count alone does not help: behind a wrong first token the right positions are of no
-# use. Mending the first token alone brings back nearly everything on some hosts and nothing on others. So a pipeline
+# use. Mending the first token alone brings back anything between nothing and nearly all, by host. So a pipeline
 # that pads on the right can be mended where it reads and where it counts, and padding on the left is the simplest way
 # to have both right. Training is another matter. Teacher forcing reads every column of text at its own place, and
 # padding behind the answer comes after all of them, where the causal mask hides it.
@@ -370,7 +371,7 @@ table(
 #
 # Many of these answers are right before they run on, as the log says of its own. No penalty stops them: it never
 # touches the end token. Even so it changes what is said before. The mildest brings a few more right answers at the
-# first marker, by an interval just above zero that nobody had foretold; the strongest costs more than half of them,
+# first marker, by an interval above zero that nobody had foretold; the strongest costs more than half of them,
 # since a correct solution repeats itself: the result of one step begins the next, and the last one stands again behind
 # the marker. Control of the end token does gain, but one length fits answers of one length. The rule that looks at the
 # text needs no length and loses nothing, and it is a few lines of a `LogitsProcessor`. All of them leave the cause
