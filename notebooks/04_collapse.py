@@ -259,11 +259,12 @@ print(run.verdict_lines())
 #
 # ### Scale and rate
 #
-# {numref}`fig-collapse-arms` has the two changes apart. Either by itself opens the conditioning gap, and they do it
-# differently: standardising makes the outputs *differ*, the rate makes more of them *right*. The log's reading of
-# diversity would be misled by both. By its line the translator with the higher rate has collapsed, as has the one that is
-# fed with noise, with about as many distinct outputs. The one has learnt a good part of the translation. The other varies
-# its sentences with nothing to go by, and earns less than the best constant sentence.
+# Together the two changes end the collapse on every seed. {numref}`fig-collapse-arms` has them apart as well. Either by
+# itself opens the conditioning gap, and they do it differently: standardising makes the outputs *differ*, the rate makes
+# more of them *right*. The log's reading of diversity would be misled by both. By its line the translator with the higher
+# rate has collapsed, as has the one that is fed with noise, with about as many distinct outputs. The one has learnt a
+# good part of the translation. The other varies its sentences with nothing to go by, and earns less than the best
+# constant sentence.
 #
 # The other two suspects, the missing LayerNorm and the loud latents, need no mending here. Each by itself raises the
 # share that is heard at the start by more than standardising does. But on top of the two changes they cost: *all four*
@@ -288,8 +289,8 @@ table(
 # %% [markdown]
 # Both gaps are below the criterion's line, and both translations are poor. The probe separates the two at once: the
 # held-out $R^2$ of word counts, beside the most that was found with the pairing shuffled. Where it finds a relation and
-# the gap is next to nothing, the bridge fails; where it finds none, the embedding does. Over the seeds of record the gap
-# of the suspected recipe is small but clear of zero, while that on noise is not: it has begun to hear.
+# the gap is next to nothing, the bridge fails; where it finds none, the embedding does. On noise the gap cannot be told
+# from zero. That of the suspected recipe is small but clear of zero: it has begun to hear.
 #
 # ### On real text with a real encoder
 #
