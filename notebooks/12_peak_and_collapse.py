@@ -122,7 +122,7 @@ before = BridgeRecipe(fit, shape, scale=None)
 BEFORE = "before the fixes"
 study = run.study("before the fixes", bench.train, {BEFORE: before}, looks=range(STEPS // 9, STEPS + 1, STEPS // 9))
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "The log's recipe before its fixes, question hidden: accuracy and training loss (mean of the 20 steps before a look), means over seeds with their 95 % interval, single seeds thin. Dotted, from above: the source alone, and the bridges with the states of another problem.", "name": "fig-peak-before"}, "image": {"alt": "Two panels against training steps. Left, the accuracy of every seed rises to the end or nearly so, with small dips on the way, on some pairs of hosts to the upper dotted line, on others to less than half of it, and on all far above the lower one. Right, the loss of every seed falls."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "The log's recipe before its fixes, question hidden: accuracy and training loss (mean of the 20 steps before a look), means over seeds with their 95 % interval, single seeds thin. Dotted, from above: the source alone, and the bridges with the states of another problem.", "name": "fig-peak-before"}, "image": {"alt": "Two panels against training steps. Left, the accuracy of every seed rises to the end or nearly so, with dips on the way, on some pairs of hosts to the upper dotted line, on others to less than half of it, and on all far above the lower one. Right, the loss of every seed falls."}}
 left, right = figure(columns=2, height=3, sharey=False)
 alone = [study.mean(BEFORE, reading).mean for reading in ("source alone", "shuffled source")]
 options = {"colour": {BEFORE: BLUE}, "xlabel": "training steps"}
@@ -132,8 +132,8 @@ plt.show()
 
 # %% [markdown]
 # How far a bridge comes depends on the pair of hosts: at the end some bridges answer nearly everything, others about a
-# third. That it keeps what it has reached does not: no run ends more than a few points below its highest look. Nor does
-# the training loss stay level: it falls as accuracy rises.
+# third. But on every pair a bridge keeps what it has reached: no run ends more than a few points below its highest look.
+# Nor does the training loss stay level: it falls as accuracy rises.
 #
 # ### The search
 #
@@ -174,7 +174,7 @@ few = replace(bench, taught=64)
 study |= run.study("few problems", few.train, {FEW: replace(before, fit=steady)}, seeds=(), looks=longer)
 SEARCHED = [arm for arm in (FAST, FEW, VISIBLE, SHIFTED) if arm in study]
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "The settings searched: accuracy above, training loss (mean of the 20 steps before a look, or of as many as there are) below; means over seeds with their 95 % interval, single seeds thin.", "name": "fig-peak-search"}, "image": {"alt": "A column for each setting. With the high rate accuracy stays low and its loss falls; with the small pool accuracy rises slowly and the loss falls further. With the question visible accuracy starts high on nearly all pairs and is near 100 percent from the fourth step to the last, and the loss is near zero. With labels shifted twice accuracy starts as high and within twenty steps falls below a fifth, on one pair later; the loss, far above all others, falls slowly."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "The settings searched: accuracy above, training loss (mean of the 20 steps before a look, or of as many as there are) below; means over seeds with their 95 % interval, single seeds thin.", "name": "fig-peak-search"}, "image": {"alt": "A column for each setting. With the high rate accuracy stays low and its loss falls; with the small pool accuracy rises slowly and the loss falls further. With the question visible accuracy starts high on nearly all pairs and is near 100 percent from the fourth step to the last, and the loss is near zero. With labels shifted twice accuracy starts as high and falls, on most pairs within twenty steps and on a few later, to a third or less; the loss, far above all others, falls slowly."}}
 _, (above, below) = plt.subplots(2, len(SEARCHED), figsize=(7.2, 4.2), sharex="col", sharey="row", squeeze=False)
 for arm, top, bottom in zip(SEARCHED, above, below, strict=True):
     lines(top, {arm: study.curve(arm, "report")}, colour={arm: BLUE}, ylim=(0, 103))
@@ -242,16 +242,16 @@ print(run.verdict_lines())
 #
 # The recipe that the log blames does not collapse here, and neither a high rate nor a small pool of problems brings a
 # fall like the log's. A few of their runs do end below half of their highest look, but that look lies at about a fifth
-# or lower, where the luck of a hundred questions is nearly as large, and the means over seeds are highest at the end.
-# The two are weak witnesses, since they reached little that could be taken back. (Two more suspects, the end token and
-# the way in which the answer is read off, have [a chapter of their own](padding_and_stopping.ipynb).)
+# or lower, where the luck of a hundred questions is nearly as large, and on average over seeds accuracy ends higher than
+# it begins. The two are weak witnesses, since they reached little that could be taken back. (Two more suspects, the end
+# token and the way in which the answer is read off, have [a chapter of their own](padding_and_stopping.ipynb).)
 #
-# One setting comes near to the picture: on all pairs of hosts but one accuracy falls below half of its height, mostly
-# from nearly everything to nearly nothing, some of the answers are loops or empty, and the loss gives no alarm. (On the
-# one, the untrained soft tokens have already disturbed the target, and there is little to fall from.) But it starts at
-# or near its peak, and its loss falls where the log's stayed level, so it is not the log's collapse as the claim has
-# it. Its translator, its hosts and its optimiser are those of the setting beside it, which does not fall. What differs
-# is what it is asked to learn.
+# One setting comes near to the picture: on nearly all pairs of hosts accuracy falls below half of its height, mostly
+# from nearly everything to nearly nothing, some of the answers are loops or empty, and the loss gives no alarm. (On a
+# few pairs the untrained soft tokens already disturb the target, and there is less to fall from.) But it starts at or
+# near its peak, and its loss falls where the log's stayed level, so it is not the log's collapse as the claim has it. Its
+# translator, its hosts and its optimiser are those of the setting beside it, which does not fall. What differs is what
+# it is asked to learn.
 #
 # Before any training this can be seen in a number. A frozen host finds its own solutions likely: that is what made it a
 # healthy baseline. So the loss of the training loop, on solutions that the host itself would give, must begin near zero
