@@ -49,7 +49,8 @@ STUDIES = BUILD / "studies"
 class Run(provenance.Run):
     """One run of a chapter. Its sizes are attributes: `run.steps`."""
 
-    recorded: int = field(default=0, metadata=provenance.NO_SETTING)  # seeds of record
+    # How many seeds of record each arm has.
+    recorded: dict[str, int] = field(default_factory=dict, metadata=provenance.NO_SETTING)
 
     def __getattr__(self, name: str) -> Any:
         if not name.startswith("_") and hasattr(self.__dict__.get("size"), name):
@@ -107,7 +108,7 @@ class Run(provenance.Run):
             return made
         if len(made.made):
             self.agreement.append(evidence.agreement(made.made, rows))
-        self.recorded = max(self.recorded, 1 + int(rows["seed"].max()))
+        self.recorded |= {str(arm): int(count) for arm, count in rows.groupby("arm")["seed"].nunique().items()}
         return Study(made.made, rows, made.outcomes)
 
     def judge(self, claim: str, observed: Callable[[], Mapping[str, Any]] | None = None, **options: Any) -> Any:
@@ -118,17 +119,20 @@ class Run(provenance.Run):
         """
         verdicts, arms = {}, set[str]()
         for look in ledger.LOOKS:
-            if observed and look <= self.recorded:
-                with only_seeds(range(look)) as asked, at_confidence(ledger.LOOK):
-                    verdicts[look] = ledger.judge(claim, dict(observed()), **options)
-                arms = asked
+            if not observed or look > max(self.recorded.values(), default=0):
+                break
+            with only_seeds(range(look)) as asked, at_confidence(ledger.LOOK):
+                verdict = ledger.judge(claim, dict(observed()), **options)
+            if any(self.recorded.get(arm, look) < look for arm in asked):
+                break  # the long runs stand between two looks
+            verdicts[look], arms = verdict, asked
         if verdicts:
             verdict = ledger.first_decided(verdicts)
             if any(part.verdict == ledger.UNDECIDED for part in verdict.parts):
                 evidence.undecided |= arms
         else:
             verdict = ledger.judge(claim, dict(observed()) if observed else None, **options)
-        if self.recorded >= ledger.SECOND.stop:
+        if max(self.recorded.values(), default=0) >= ledger.SECOND.stop:
             with suppress(ValueError, KeyError, PressError), only_seeds(ledger.SECOND), at_confidence(ledger.LOOK):
                 second = ledger.judge(claim, dict(observed()), **options) if observed else verdict
                 verdict = ledger.beside(verdict, second, "second")
