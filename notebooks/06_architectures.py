@@ -324,8 +324,8 @@ plt.show()
 # one linear map, and beyond the width of its ends more space between them adds nothing that it could say. What the
 # wider projection gains in these steps it gains by learning faster.
 #
-# BART gains on T5, as does a sentence encoder that is trained; whether BART's gain is past the two points asked, these
-# seeds leave open.
+# A sentence encoder that is trained gains a little. BART is at most about two points ahead of T5, each at its rate, and no
+# point behind; whether it passes the two points that were asked the rule has not decided yet.
 #
 # None of this is a law about perceivers. The input here is one vector. A resampler is made for inputs of many, and has
 # something to choose there, which is the subject of [Part II](stuck_loss.ipynb).

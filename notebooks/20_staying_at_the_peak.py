@@ -313,8 +313,8 @@ print(run.verdict_lines())
 # C10 is confirmed by checkpoints that had been trained for one step. C5 is refuted by intervals that end short of five
 # points. C13's numbers come less from its criteria than from the choice of healthy runs: RMS judges each whole kind
 # alike, in every seed, and so does entropy, but for collapses at the very edge of its band. It rejects nearly all
-# collapses, and with them all of one kind of healthy runs and none of the other. That is worth about a half, and the
-# interval does not tell on which side of the half that was asked for.
+# collapses, and with them all of one kind of healthy runs and none of the other. That is worth less than the half that was
+# asked for, by little.
 #
 # ## What holds instead
 #
