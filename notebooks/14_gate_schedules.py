@@ -3,8 +3,8 @@
 #
 # A gate that starts shut keeps a new connector from disturbing a trained model, and it also keeps the connector from
 # saying anything. The log held its gates to open too slowly or too abruptly, tripled their learning rate, took their
-# weight decay away and added dropout, all at once. Of the three the decay cannot matter, dropout does not, and the rate
-# opens the gates further without making the bridge learn much sooner. Opening them by a schedule does.
+# weight decay away and added dropout, all at once. Of the three the decay cannot matter, dropout does not help, and the
+# rate opens the gates further without making the bridge learn much sooner. Opening them by a schedule does.
 
 # %% tags=["parameters"]
 profile = "quick"  # quick | full
@@ -233,7 +233,7 @@ plt.show()
 # %% [markdown]
 # And what the bridges answer by then:
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "Left: bridged accuracy with the question hidden in the three arms that decide, means over seeds with their 95 % interval; the criterion's looks are shaded. Right: differences paired by seed over those looks, mean and 95 % interval; small dots are the seeds trained on this page. Dotted: zero, and the criterion's 5 points.", "name": "fig-gates-accuracy"}, "image": {"alt": "Left, accuracy rises in all three arms, whose wide intervals overlap; the common group is lowest at every look. Right, the intervals of threefold rate over common group and of dropout over the threefold rate reach across zero; those of the tenfold rate, of gates open from the start and of the schedule, each over the threefold rate, lie above zero."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Left: bridged accuracy with the question hidden in the three arms that decide, means over seeds with their 95 % interval; the criterion's looks are shaded. Right: differences paired by seed over those looks, mean and 95 % interval; small dots are the seeds trained on this page. Dotted: zero, and the criterion's 5 points.", "name": "fig-gates-accuracy"}, "image": {"alt": "Left, accuracy rises in all three arms, whose means stay within a few points of one another while single seeds fan out widely; at the last step the common group and the arm with dropout are level, below the threefold rate. Right, the interval of the threefold rate over the common group lies between zero and 5, that of dropout over the threefold rate at and below zero; those of the tenfold rate, of gates open from the start and of the schedule, each over the threefold rate, lie above zero."}}
 window = over("report", WINDOW)
 PAIRS = {
     f"{a}\nover {b}": (a, b) for a, b in ((OWN, COMMON), *((arm, OWN) for arm in ARMS if arm not in (COMMON, OWN)))
@@ -287,13 +287,13 @@ print(run.verdict_lines())
 #
 # ### Rate, dropout, opening
 #
-# {numref}`fig-gates-opening` shows what the rate changes. A zero gate stays far below its speed limit, which under
-# AdamW means that its gradient does not keep to one side; three times the rate opens it further all the same, and ten times
-# the rate further still.
+# {numref}`fig-gates-opening` shows what the rate changes. On average a zero gate stays well below its speed limit, which
+# under AdamW means that its gradient does not keep to one side; three times the rate opens it further all the same, and
+# ten times the rate further still.
 #
-# The log's threefold rate goes the right way and not far enough. Over the criterion's looks it gains a little, and less than
-# the five points that were asked; at the last step the common group is some points behind. Dropout buys nothing over
-# these looks and costs some points at the last. The tenfold rate is ahead of the threefold there.
+# The log's threefold rate goes the right way and not far enough. It gains a few points over the criterion's looks and at
+# the last step; the five that were asked are excluded over those looks. Dropout buys nothing there, and by the last step
+# it has given back all that the threefold rate gained. The tenfold rate is ahead of the threefold at both.
 #
 # If it is the opening that helps, then a gate that is open for another reason should do as well, and it does. The schedule,
 # which asks no gradient and has its gates wide open after a sixth of the training, and gates that start open both gain on
