@@ -39,7 +39,7 @@ sweep: _build/pairs.stamp
 
 # Rows of record, hours of training that goes on where it stopped, until all is decided: make evidence C=rms_matching SEEDS=64
 evidence: _build/pairs.stamp
-	@$(BIN)/python -m press evidence $(C) $(if $(SEEDS),--seeds $(SEEDS)) --profile $(PROFILE) --cores $(CORES)
+	@$(BIN)/python -m press evidence $(C) $(if $(SEEDS),--seeds $(SEEDS)) $(ARGS) --profile $(PROFILE) --cores $(CORES)
 
 ledger: .venv/book.stamp
 	@$(BIN)/python -m press ledger

@@ -20,8 +20,8 @@ from itertools import combinations, product
 
 import numpy as np
 from bridges.benches import translation
-from bridges.benches.study import Outcome, Tuned
-from bridges.benches.translation import PER_HOST, Recipe
+from bridges.benches.study import PER_HOST, Outcome, Tuned
+from bridges.benches.translation import Recipe
 from bridges.connectors.projection import AttentionBridge
 from bridges.connectors.resampler import ResamplerSettings, VectorResampler
 from bridges.hosts.seq2seq import ROUTES

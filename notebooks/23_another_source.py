@@ -20,9 +20,9 @@ from itertools import product
 
 import numpy as np
 from bridges.benches import answering
-from bridges.benches.answering import PER_HOST, BridgeRecipe
+from bridges.benches.answering import BridgeRecipe
 from bridges.benches.exams import whitened
-from bridges.benches.study import Outcome
+from bridges.benches.study import PER_HOST, Outcome
 from bridges.connectors.scale import Whitening
 from bridges.connectors.translator import TranslatorSettings
 from bridges.hosts import causal

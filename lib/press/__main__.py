@@ -53,6 +53,9 @@ def main() -> int:
     rows.add_argument(
         "--seeds", type=int, default=ledger.LOOKS[-1], help="take looks at undecided claims up to so many seeds"
     )
+    rows.add_argument(
+        "--again", action="store_true", help="train the arms that claims ask for once more over their hosts"
+    )
     rows.add_argument("--every", action="store_true", help="bring every arm up to --seeds, whatever is decided")
     rows.add_argument("--profile", default="quick", choices=["quick", "full"])
     rows.add_argument("--cores", type=int, default=os.cpu_count() or 1, help="how many processes train at once")
@@ -150,7 +153,7 @@ def _locked(options: argparse.Namespace) -> int:
 def _evidence(options: argparse.Namespace) -> int:
     from press import longruns
 
-    return longruns.run(options.names, options.seeds, options.profile, options.cores, options.every)
+    return longruns.run(options.names, options.seeds, options.profile, options.cores, options.every, options.again)
 
 
 def _site(options: argparse.Namespace) -> int:

@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
+from inspect import signature
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,8 +20,9 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import torch
 from bridges.benches.fingerprint import digest, label
-from bridges.benches.study import Outcome, Study, live_only, only_seeds, rows_of
-from bridges.instruments.uncertainty import at_confidence
+from bridges.benches.study import PER_HOST, Outcome, Study, live_only, only_seeds, rows_of
+from bridges.instruments.uncertainty import Estimate, at_confidence
+from bridges.instruments.variance import NestedVariance, nested_variance
 from bridges.training.checkpoints import put_back, weights
 from IPython.display import Markdown
 from safetensors.torch import load_file, save_file
@@ -51,6 +53,7 @@ class Run(provenance.Run):
 
     # How many seeds of record each arm has.
     recorded: dict[str, int] = field(default_factory=dict, metadata=provenance.NO_SETTING)
+    trained_again: bool = field(default=False, metadata=provenance.NO_SETTING)  # arms, over the hosts of the first look
 
     def __getattr__(self, name: str) -> Any:
         if not name.startswith("_") and hasattr(self.__dict__.get("size"), name):
@@ -89,16 +92,21 @@ class Run(provenance.Run):
         digests = {label(arm): digest(settings, train, _of_arm(kept, arm)) for arm, settings in arms.items()}
         trained = {arm: settings for arm, settings in arms.items() if here is None or arm in here}
         made, seconds = _made(self, name, train, trained, seeds, options, digests)
-        path = evidence.path_of(self.chapter, name, self.profile)
+        path, again = (evidence.path_of(self.chapter, name, self.profile, again) for again in (False, True))
         if self.altered:
             return made
         if evidence.wanted():
             missing = {arm: s for arm, s in arms.items() if evidence.goes_on(self.chapter, self.profile, label(arm))}
             evidence.prune(path, digests)
-            _top_up(self, path, train, missing, seeds, options, digests, (made, seconds), evidence.wanted())
+            evidence.prune(again, digests)
+            if evidence.again():
+                twice = {"other_exam": True} if "other_exam" in signature(train).parameters else {}
+                _top_up(self, again, train, missing, seeds, options | twice, digests, None, evidence.again())
+            else:
+                _top_up(self, path, train, missing, seeds, options, digests, (made, seconds), evidence.wanted())
             evidence.came_to(name, self.chapter, self.profile)
-        rows = evidence.read_rows(path)
-        out = evidence.stale(rows, digests)
+        rows, rows_again = evidence.read_rows(path), evidence.read_rows(again)
+        out = evidence.stale(pd.concat([rows, rows_again]), digests)
         if out:
             raise PressError(
                 f"{path.relative_to(ROOT)}: rows of {', '.join(out)} were made with other settings or hosts than"
@@ -106,10 +114,12 @@ class Run(provenance.Run):
             )
         if not len(rows):
             return made
+        self.trained_again |= bool(len(rows_again))
         if len(made.made):
             self.agreement.append(evidence.agreement(made.made, rows))
         self.recorded |= {str(arm): int(count) for arm, count in rows.groupby("arm")["seed"].nunique().items()}
-        return Study(made.made, rows, made.outcomes)
+        record = pd.concat([rows, rows_again], ignore_index=True) if len(rows_again) else rows
+        return Study(made.made, record, made.outcomes)
 
     def judge(self, claim: str, observed: Callable[[], Mapping[str, Any]] | None = None, **options: Any) -> Any:
         """The claim's verdict from what `observed` gives: from the rows of record where there are any.
@@ -130,6 +140,9 @@ class Run(provenance.Run):
             verdict = ledger.first_decided(verdicts)
             if any(part.verdict == ledger.UNDECIDED for part in verdict.parts):
                 evidence.undecided |= arms
+            evidence.asked |= arms
+            if observed and self.trained_again:
+                verdict = ledger.with_variance(verdict, self._variance(observed))
         else:
             verdict = ledger.judge(claim, dict(observed()) if observed else None, **options)
         if max(self.recorded.values(), default=0) >= ledger.SECOND.stop:
@@ -142,6 +155,22 @@ class Run(provenance.Run):
             with suppress(ValueError, KeyError, PressError), live_only():  # too few seeds here
                 verdict = ledger.beside(verdict, ledger.judge(claim, dict(observed()), **options), "live")
         return self.note(verdict)
+
+    def _variance(self, observed: Callable[[], Mapping[str, Any]]) -> dict[str, NestedVariance]:
+        """Whose the variance of each part is, where its arms were trained again over the hosts of the first look."""
+        seen = []
+        for first in (0, PER_HOST, 2 * PER_HOST):
+            with only_seeds(range(first, first + ledger.LOOKS[0])):
+                try:
+                    seen.append(dict(observed()))
+                except (ValueError, KeyError, IndexError):  # not trained again, or not asked by another exam
+                    break
+        found = {}
+        for metric, one in seen[0].items() if len(seen) > 1 else ():
+            runs = [part[metric].values for part in seen] if isinstance(one, Estimate) else []
+            if runs and runs[0] and len({len(values) for values in runs}) == 1 and len(set(runs[0])) > 1:
+                found[metric] = nested_variance(*runs)
+        return found
 
 
 def begin(
@@ -290,13 +319,16 @@ def _top_up(
     seeds: Sequence[int],
     options: Mapping[str, Any],
     digests: Mapping[str, str],
-    made: tuple[Study, float],
+    made: tuple[Study, float] | None,
     wanted: int,
 ) -> None:
-    """Bring the rows of record up to `wanted` seeds, in batches of as many as this run has, its own first."""
-    size = len(seeds) or run.seeds
+    """Bring the rows of record up to `wanted` seeds, in batches of as many as this run has, its own first.
+
+    Without `made` the rows are those of arms trained again.
+    """
+    size, first = len(seeds) or run.seeds, 0 if made else PER_HOST
     elsewhere = []
-    for start in range(0, max(wanted, size), size):
+    for start in range(first, first + max(wanted, size), size):
         batch = list(range(start, start + size))
         release = evidence.claimed(path, batch)
         if release is None:
@@ -309,7 +341,7 @@ def _top_up(
             if not missing:
                 continue
             begun = time.monotonic()
-            if batch == list(seeds) and {label(arm) for arm in missing} <= set(made[0].made["arm"]):
+            if made and batch == list(seeds) and {label(arm) for arm in missing} <= set(made[0].made["arm"]):
                 new, seconds = made[0].made, made[1]
             else:
                 new = _train(run, train, missing, batch, options, digests).made

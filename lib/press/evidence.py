@@ -33,10 +33,13 @@ ROUNDING = 1e-6  # of a value, by which another processor may round it where all
 # `make evidence` gives the number of seeds that arms of record are to have; unset, nothing is added.
 WANTED = "BRIDGES_EVIDENCE"
 EVERY = "BRIDGES_EVIDENCE_EVERY"  # set: every arm, not those of undecided claims alone
+# Set: the arms that claims ask for are trained over so many hosts once more, for whose the variance is.
+AGAIN = "BRIDGES_EVIDENCE_AGAIN"
 
-# Under `make evidence`: the studies and claims that this process has still to come to, and the arms that those claims
-# ask for that are undecided so far.
+# Under `make evidence`: the studies and claims that this process has still to come to, the arms that claims ask for,
+# and those of them that undecided claims ask for.
 awaited: set[str] = set()
+asked: set[str] = set()
 undecided: set[str] = set()
 
 
@@ -49,9 +52,21 @@ def wanted() -> int:
     return int(os.environ.get(WANTED, 0))
 
 
-def undecided_file(chapter: str, profile: str) -> Path:
-    """Where a chapter's undecided arms stand, as JSON, for the next look."""
-    return BUILD / "undecided" / f"{chapter}.{profile}.json"
+def again() -> int:
+    """Over how many hosts arms are to be trained once more; 0 outside `make evidence ARGS=--again`."""
+    return int(os.environ.get(AGAIN, 0))
+
+
+def looked(chapter: str, profile: str) -> dict[str, list[str]]:
+    """The arms that a chapter's claims asked for at the last look: `asked` by any, `undecided` by an undecided one.
+
+    Raises:
+        PressError: where no look has been taken.
+    """
+    path = _looked_file(chapter, profile)
+    if not path.is_file():
+        raise PressError(f"{chapter} has not been looked at yet: press evidence takes one look after another")
+    return json.loads(path.read_text())
 
 
 def goes_on(chapter: str, profile: str, arm: str) -> bool:
@@ -60,12 +75,9 @@ def goes_on(chapter: str, profile: str, arm: str) -> bool:
     Raises:
         PressError: beyond the first look, where the one before has not been taken.
     """
-    if wanted() <= LOOKS[0] or os.environ.get(EVERY):
-        return True
-    path = undecided_file(chapter, profile)
-    if not path.is_file():
-        raise PressError(f"{chapter} has not been looked at yet: press evidence takes one look after another")
-    return arm in json.loads(path.read_text())
+    if again():
+        return arm in looked(chapter, profile)["asked"]
+    return wanted() <= LOOKS[0] or bool(os.environ.get(EVERY)) or arm in looked(chapter, profile)["undecided"]
 
 
 def came_to(name: str, chapter: str, profile: str) -> None:
@@ -73,12 +85,16 @@ def came_to(name: str, chapter: str, profile: str) -> None:
     awaited.discard(name)
     if awaited:
         return
-    path = undecided_file(chapter, profile)
+    path = _looked_file(chapter, profile)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(f".{os.getpid()}.partial")
-    partial.write_text(json.dumps(sorted(undecided)))
+    partial.write_text(json.dumps({"asked": sorted(asked), "undecided": sorted(undecided)}))
     partial.replace(path)
     raise Done
+
+
+def _looked_file(chapter: str, profile: str) -> Path:
+    return BUILD / "looked" / f"{chapter}.{profile}.json"
 
 
 @dataclass(frozen=True)
@@ -89,9 +105,9 @@ class Batch:
     rows: str  # lines of CSV
 
 
-def path_of(chapter: str, study: str, profile: str = "quick") -> Path:
-    """Where a study's rows of record are."""
-    name = study.replace(" ", "_")
+def path_of(chapter: str, study: str, profile: str = "quick", again: bool = False) -> Path:
+    """Where a study's rows of record are, or those of its arms trained again over the same hosts."""
+    name = study.replace(" ", "_") + (".again" if again else "")
     return EVIDENCE / chapter / (f"{name}.csv" if profile == "quick" else f"{name}.{profile}.csv")
 
 

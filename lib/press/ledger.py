@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from bridges.instruments.variance import NestedVariance
+
 from press import CLAIMS, NOTEBOOKS, PressError
 from press.cards import measured, number, threshold
 from press.claims import Claim, Part, check_schema, load_claims
@@ -45,6 +47,7 @@ class Measured:
     seeds: int = 0  # at which look of the rows of record; 0 without rows of record
     live: "Measured | None" = None  # the same of the runs made on the spot, where the verdict is from rows of record
     second: "Measured | None" = None  # the same of the second set of seeds
+    variance: NestedVariance | None = None  # whose the variance over seeds is
 
     @staticmethod
     def of(row: Mapping[str, Any]) -> "Measured":
@@ -81,6 +84,11 @@ class Measured:
         for name in ("live", "second"):
             other = getattr(self, name)
             row |= {name: {k: v for k, v in other.record().items() if k != "metric"}} if other else {}
+        if self.variance:
+            shares = {k: getattr(self.variance, k) for k in ("hosts", "bridges", "exam", "shift")}
+            row["variance"] = {"sd": self.variance.sd, "n": self.variance.hosts.n} | {
+                k: [e.mean, e.low, e.high] for k, e in shares.items() if e
+            }
         return row
 
 
@@ -186,6 +194,11 @@ def beside(verdict: Verdict, other: Verdict, name: str) -> Verdict:
     """A verdict with what other runs gave for each part: those made on the spot (`live`), or the `second` seeds."""
     parts = tuple(replace(p, **{name: o}) for p, o in zip(verdict.parts, other.parts, strict=True))  # type: ignore[arg-type]
     return replace(verdict, parts=parts)
+
+
+def with_variance(verdict: Verdict, found: Mapping[str, NestedVariance]) -> Verdict:
+    """A verdict with whose the variance of its parts is."""
+    return replace(verdict, parts=tuple(replace(p, variance=found.get(p.metric)) for p in verdict.parts))
 
 
 def _measure(claim: Claim, part: Part, value: float | Interval | None, n: int) -> Measured:

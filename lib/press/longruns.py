@@ -4,7 +4,6 @@ A chapter's script is run as it stands, without a kernel, up to its last study a
 killed is kept; a second call goes on.
 """
 
-import json
 import os
 import re
 import runpy
@@ -26,12 +25,13 @@ def studies(script: Path) -> list[str]:
     return re.findall(r'run\.study\(\s*"([^"]+)"', script.read_text(encoding="utf-8"))
 
 
-def run(names: Sequence[str], seeds: int, profile: str, cores: int, every: bool = False) -> int:
+def run(names: Sequence[str], seeds: int, profile: str, cores: int, every: bool = False, again: bool = False) -> int:
     """Take looks at the chapters' claims, up to `seeds` seeds; returns the exit status.
 
     All arms have as many seeds as the first look, then those that undecided claims ask for go on to the next; `every`
-    brings all arms up to `seeds`, whatever is decided. Two processes may be at one chapter: each batch of seeds goes to
-    the one that claims it first.
+    brings all arms up to `seeds`, whatever is decided. With `again` the arms that claims ask for are trained once more
+    instead, over the hosts of the first look. Two processes may be at one chapter: each batch of seeds goes to the one
+    that claims it first.
 
     Raises:
         PressError: for an unknown chapter, an impossible number, or a chapter that failed.
@@ -47,7 +47,11 @@ def run(names: Sequence[str], seeds: int, profile: str, cores: int, every: bool 
             left.put(word)
     failed: list[str] = []
     looks = [seeds] if every else [min(seeds, LOOKS[0]), *(look for look in LOOKS[1:] if look <= seeds)]
-    threads = [Thread(target=_work, args=(left, failed, looks, profile, every)) for _ in range(cores)]
+    steps = [{evidence.WANTED: str(look)} | ({evidence.EVERY: "1"} if every else {}) for look in looks]
+    if again:
+        first = {evidence.WANTED: str(LOOKS[0])}
+        steps = [first, first | {evidence.AGAIN: str(LOOKS[0])}]
+    threads = [Thread(target=_work, args=(left, failed, steps, profile)) for _ in range(cores)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -57,24 +61,21 @@ def run(names: Sequence[str], seeds: int, profile: str, cores: int, every: bool 
     return 0
 
 
-def _work(left: "Queue[str]", failed: list[str], looks: Sequence[int], profile: str, every: bool) -> None:
-    """Take chapters until none is left, each look by look until all its claims are decided."""
+def _work(left: "Queue[str]", failed: list[str], steps: Sequence[dict[str, str]], profile: str) -> None:
+    """Take chapters until none is left, each look by look until all its claims are decided, or once more."""
     while True:
         try:
             word = left.get_nowait()
         except Empty:
             return
-        for look in looks:
-            given = (
-                {evidence.WANTED: str(look), "MPLBACKEND": "agg"}
-                | ONE_THREAD
-                | ({evidence.EVERY: "1"} if every else {})
-            )
+        for place, step in enumerate(steps):
             command = [sys.executable, "-m", "press.longruns", word, profile]
+            given = {"MPLBACKEND": "agg"} | ONE_THREAD | step
             if subprocess.run(command, cwd=ROOT, env=os.environ | given, check=False).returncode:
                 failed.append(word)
                 break
-            if not json.loads(evidence.undecided_file(word, profile).read_text()):
+            left_over = "asked" if evidence.AGAIN in steps[-1] else "undecided"
+            if place + 1 < len(steps) and not evidence.looked(word, profile)[left_over]:
                 break
 
 

@@ -1,7 +1,7 @@
 """Word problems that one frozen LLM reads and another answers: recipes and seeds in, a study out."""
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from statistics import fmean
@@ -19,13 +19,12 @@ from bridges.benches.bridge_runs import (
 )
 from bridges.benches.exams import LONGEST, Bench, Pair, answer, examine, source_alone
 from bridges.benches.pretrain import TAUGHT, small_solver, solver_recipe
-from bridges.benches.study import Outcome, Study
+from bridges.benches.study import PER_HOST, Outcome, Study
 from bridges.connectors.translator import Bridge
 from bridges.instruments.generation import degeneration
 from bridges.tasks import word_problems
 
 RECENT = 20  # steps over which a look averages the training loss
-PER_HOST = 100  # seeds s, s + 100, s + 200, ... are bridges over the pair of hosts of seed s
 
 
 @dataclass(frozen=True)
@@ -66,6 +65,7 @@ class Answering:
         *,
         looks: Sequence[int] | Mapping[Hashable, Sequence[int]] = (),
         read: Callable[[Bridge, Bench], Mapping[str, float]] | None = None,
+        other_exam: bool = False,
         describe: str = "bridges",
     ) -> Study:
         """Train every arm with every seed, each on the hosts of its seed, side by side where their architecture allows.
@@ -81,8 +81,13 @@ class Answering:
             seeds: of the bridges' values and batches, and of their hosts.
             looks: numbers of steps after which to look, for all arms or by arm; the last step always is one.
             read: anything else to be measured of a bridge at each look.
+            other_exam: tell every bridge a second time, as that of seed + PER_HOST, with another exam in the place of
+                `report`.
             describe: what the progress bar says.
         """
+        if other_exam:
+            asked_twice = replace(self, exams=(*self.exams, "other"))
+            return _told_twice(asked_twice.train(arms, seeds, looks=looks, read=read, describe=describe))
         outcomes: dict[tuple[Hashable, int], Outcome] = {}
         by_looks: dict[tuple[int, ...], list[Hashable]] = {}
         for arm, recipe in arms.items():
@@ -137,11 +142,24 @@ def _home(bench: Answering, seed: int) -> Bench:
     source = small_solver("source", seed, bench.size, bench.cache, bench.device)
     target = small_solver(bench.target, 0 if bench.same_target else seed, bench.size, bench.cache, bench.device)
     pair = Pair(source, read_by, target, answered_by)
-    known, select, report = word_problems.split([TAUGHT, bench.asked, bench.asked])
-    problems = {"select": select, "report": report}
+    known, select, report, other = word_problems.split([TAUGHT, *3 * [bench.asked]])
+    problems = {"select": select, "report": report, "other": other}
     return Bench(
         pair, examine(known[: bench.taught], pair), {name: examine(problems[name], pair) for name in bench.exams}
     )
+
+
+def _told_twice(study: Study) -> Study:
+    """Each bridge with its accuracy on one exam, and as that of another seed with that on the other."""
+    told: dict[tuple[Hashable, int], Outcome] = {}
+    for (arm, seed), outcome in study.outcomes.items():
+        first = {
+            look: {k: v for k, v in readings.items() if k != "other"} for look, readings in outcome.readings.items()
+        }
+        told[arm, seed] = replace(outcome, readings=first)
+        other = {look: {**first[look], "report": readings["other"]} for look, readings in outcome.readings.items()}
+        told[arm, seed + PER_HOST] = Outcome(other)
+    return Study.of(told)
 
 
 @lru_cache(maxsize=64)

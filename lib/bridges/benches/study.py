@@ -20,8 +20,10 @@ COLUMNS = ["arm", "digest", "seed", "look", "reading", "value"]
 Course = Mapping[str, "pd.Series[float]"]
 # What is taken of a run: the name of a reading, for its value at the last look, or a function of the run.
 View = str | Callable[[Course], float]
+PER_HOST = 1000  # seeds s, s + 1000, s + 2000, ... share the hosts of seed s
 _live: ContextVar[bool] = ContextVar("live", default=False)
-_among: ContextVar[range | None] = ContextVar("among", default=None)  # only these seeds of record
+# Only these seeds of record; unless otherwise said one for each host.
+_among: ContextVar[range] = ContextVar("among", default=range(PER_HOST))
 _asked: ContextVar[set[str]] = ContextVar("asked")
 
 
@@ -109,8 +111,8 @@ class Study:
     def _rows(self) -> pd.DataFrame:
         if self._speaks_live:
             return self.made
-        rows, among = self._of_record, _among.get()
-        return rows if among is None else rows[rows["seed"].isin(among)]
+        rows = self._of_record
+        return rows[rows["seed"].isin(_among.get())]
 
     @property
     def _speaks_live(self) -> bool:
@@ -130,10 +132,10 @@ class Study:
     def _runs(self) -> dict[str, dict[int, Course]]:
         if self._speaks_live:
             return self._live_runs
-        among, runs = _among.get(), self._runs_of_record
-        if among is None:
-            return runs
-        return {arm: {seed: one for seed, one in of.items() if seed in among} for arm, of in runs.items()}
+        among = _among.get()
+        return {
+            arm: {seed: one for seed, one in of.items() if seed in among} for arm, of in self._runs_of_record.items()
+        }
 
     @property
     def live(self) -> "Study":
@@ -273,7 +275,7 @@ class Tuned:
 
 
 def _note(arms: Iterable[Hashable]) -> None:
-    """Within `seeds_below`, say which arms are asked for."""
+    """Within `only_seeds`, say which arms are asked for."""
     asked = _asked.get(None)
     if asked is not None:
         asked.update(map(label, arms))

@@ -11,7 +11,7 @@ import torch
 from transformers import PreTrainedModel
 
 from bridges.benches.pretrain import host_recipe, small_host
-from bridges.benches.study import Outcome, Study
+from bridges.benches.study import PER_HOST, Outcome, Study
 from bridges.benches.translator_runs import Recipe, Sentences, train_translators, untrained
 from bridges.hosts.sentence import SentenceEncoder
 from bridges.hosts.seq2seq import VectorToText
@@ -19,8 +19,6 @@ from bridges.instruments.conditioning import conditioning_gap
 from bridges.instruments.translation import Floors, floors, score
 from bridges.tasks import instructions
 from bridges.tasks.sentences import spaced, word_tokenizer
-
-PER_HOST = 100  # seeds s, s + 100, s + 200, ... are translators over the host of seed s
 
 
 @dataclass(frozen=True)
@@ -97,6 +95,12 @@ class Translation:
         return self.sentences(self.corpus.validation)
 
     @cached_property
+    def other(self) -> Sentences:
+        """As many of the book's sentences again, in neither of the two."""
+        drawn, used = instructions.corpus(0, 2000, seed=1).validation, {*self.corpus.train, *self.corpus.validation}
+        return self.sentences(tuple(text for text in drawn if text not in used)[: self.held_out])
+
+    @cached_property
     def references(self) -> tuple[str, ...]:
         """The held-out sentences as BLEU reads them."""
         return spaced(self.unseen.texts, self.tokenizer)
@@ -116,9 +120,9 @@ class Translation:
         """The translator of an arm before its first step."""
         return untrained(recipe, seed, self.known, self.host, self.sentence_encoder)
 
-    def said(self, model: VectorToText, recipe: Recipe) -> tuple[str, ...]:
-        """What a translator makes of the held-out sentences."""
-        ids = model.generate(self.unseen.inputs(recipe), self.longest)
+    def said(self, model: VectorToText, recipe: Recipe, exam: Sentences | None = None) -> tuple[str, ...]:
+        """What a translator makes of the held-out sentences, or of those of another exam."""
+        ids = model.generate((exam or self.unseen).inputs(recipe), self.longest)
         return tuple(self.tokenizer.batch_decode(ids, skip_special_tokens=True))
 
     def train(
@@ -128,6 +132,7 @@ class Translation:
         *,
         looks: Sequence[int] = (),
         read: Callable[[VectorToText, Recipe], Mapping[str, float]] | None = None,
+        other_exam: bool = False,
         describe: str = "translators",
     ) -> Study:
         """Train every arm with every seed, each on the host of its seed, side by side where their architecture allows.
@@ -141,13 +146,20 @@ class Translation:
             seeds: of the connectors' values and the batches, and of the hosts.
             looks: numbers of steps after which to look; the last step always is one.
             read: anything else to be measured of a translator at each look.
+            other_exam: tell every translator a second time, as that of seed + PER_HOST, by sentences that are held out
+                as well, `read` apart.
             describe: what the progress bar says.
         """
         pairs = [(arm, seed) for arm in arms for seed in seeds]
+        exams = (self.unseen, self.other) if other_exam else (self.unseen,)
         outcomes: dict[tuple[Hashable, int], Outcome] = {}
         by_steps: dict[int, list[tuple[Hashable, int]]] = {}
         for arm, seed in pairs:
             by_steps.setdefault(arms[arm].fit.steps, []).append((arm, seed))
+
+        def look(recipe: Recipe, model: VectorToText) -> list[tuple[dict[str, float], tuple[str, ...]]]:
+            return [self._readings(model, recipe, read, exam) for exam in exams]
+
         for steps, some in by_steps.items():
             trained = train_translators(
                 [(arms[arm], seed) for arm, seed in some],
@@ -155,23 +167,30 @@ class Translation:
                 self.host,
                 self.sentence_encoder,
                 looks=[look for look in looks if look < steps],
-                look=lambda recipe, model: self._readings(model, recipe, read)[0],
+                look=look,
                 describe=describe,
             )
             for (arm, seed), one in zip(some, trained, strict=True):
-                readings, said = self._readings(one.model, one.recipe, read)
-                outcomes[arm, seed] = Outcome({**one.looks, steps: readings}, {"said": said}, one.model)
-        return Study.of({pair: outcomes[pair] for pair in pairs})
+                seen = {**one.looks, steps: look(one.recipe, one.model)}
+                for i in range(len(exams)):
+                    readings = {step: told[i][0] for step, told in seen.items()}
+                    outcomes[arm, seed + i * PER_HOST] = Outcome(readings, {"said": seen[steps][i][1]}, one.model)
+        order = [(arm, seed + i * PER_HOST) for i in range(len(exams)) for arm, seed in pairs]
+        return Study.of({pair: outcomes[pair] for pair in order})
 
     def _readings(
-        self, model: VectorToText, recipe: Recipe, read: Callable[[VectorToText, Recipe], Mapping[str, float]] | None
+        self,
+        model: VectorToText,
+        recipe: Recipe,
+        read: Callable[[VectorToText, Recipe], Mapping[str, float]] | None,
+        exam: Sentences,
     ) -> tuple[dict[str, float], tuple[str, ...]]:
         model = model.eval()
-        said, inputs = self.said(model, recipe), self.unseen.inputs(recipe)
-        scores = score(said, self.references)
+        said, inputs = self.said(model, recipe, exam), exam.inputs(recipe)
+        scores = score(said, spaced(exam.texts, self.tokenizer))
         with torch.no_grad():
-            loss = float(model(inputs, self.unseen.labels))
-        gap = conditioning_gap(lambda x: model(x, self.unseen.labels), inputs)
+            loss = float(model(inputs, exam.labels))
+        gap = conditioning_gap(lambda x: model(x, exam.labels), inputs)
         readings = {"bleu": scores.bleu, "distinct": 100 * scores.distinct, "loss": loss, "gap": gap}
         return readings | dict(read(model, recipe) if read else {}), said
 

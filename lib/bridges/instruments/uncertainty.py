@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import fmean, stdev
 
 import torch
@@ -25,12 +25,16 @@ def at_confidence(confidence: float) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over `n` independent runs or answers with its confidence interval, in the unit of the values."""
+    """A mean over `n` independent runs or answers with its confidence interval, in the unit of the values.
+
+    `values` are what it is the mean of, where one number for each run was given.
+    """
 
     mean: float
     low: float
     high: float
     n: int
+    values: tuple[float, ...] = field(default=(), repr=False, compare=False)
 
     @property
     def half(self) -> float:
@@ -54,7 +58,7 @@ def mean_interval(values: Sequence[float], confidence: float | None = None) -> E
     _check(values)
     mean, n = fmean(values), len(values)
     half = float(stdtrit(n - 1, (1 + (confidence or _confidence.get())) / 2)) * stdev(values) / math.sqrt(n)
-    return Estimate(mean, mean - half, mean + half, n)
+    return Estimate(mean, mean - half, mean + half, n, tuple(map(float, values)))
 
 
 def bootstrap_interval(
