@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from bridges.benches.study import Outcome, rows_of
+from bridges.instruments.variance import nested_variance
 from press import ROOT, PressError, evidence
 from press.evidence import add, agreement, prune, read_rows, stale
 
@@ -240,17 +241,43 @@ def test_only_what_an_undecided_claim_asks_for_goes_on(book: Path) -> None:
     judged = 'run.judge("A1", lambda: {"gain": study.gain("twice", "once", "x")})\nrun.measure('
     text = CHAPTER.replace("(s + 1.0) ** POWER", "(s % 8) ** POWER").replace('"twice": 2}', '"twice": 2, "idle": 0}')
     script.write_text(text.replace("run.measure(", judged))
-    file, open_arms = book / "book/evidence/small/numbers.csv", book / "_build/undecided/small.quick.json"
+    file, looked = book / "book/evidence/small/numbers.csv", book / "_build/looked/small.quick.json"
     assert "takes one look after another" in run(book, EXECUTE, BRIDGES_EVIDENCE="32")
     for look in ("16", "32", "64"):
         said = run(book, EXECUTE, BRIDGES_EVIDENCE=look)
-        assert json.loads(open_arms.read_text()) == ["once", "twice"], said
+        assert json.loads(looked.read_text()) == {"asked": ["once", "twice"], "undecided": ["once", "twice"]}, said
     assert read_rows(file).groupby("arm")["seed"].nunique().to_dict() == {"once": 64, "twice": 64, "idle": 16}
     (book / "book/claims.yml").write_text(CLAIMS.replace("17.0", "1.0"))
     before = file.read_text()
     run(book, EXECUTE, BRIDGES_EVIDENCE="16")
-    assert json.loads(open_arms.read_text()) == []
+    assert json.loads(looked.read_text()) == {"asked": ["once", "twice"], "undecided": []}
     run(book, EXECUTE, BRIDGES_EVIDENCE="128")
     assert file.read_text() == before
     run(book, EXECUTE, BRIDGES_EVIDENCE="32", BRIDGES_EVIDENCE_EVERY="1")
     assert read_rows(file).groupby("arm")["seed"].nunique()["idle"] == 32
+
+
+def test_arms_that_claims_ask_for_are_trained_again_over_their_hosts(book: Path) -> None:
+    """In a file of their own, spoken of by nothing but the parts' variance, which stands in the record."""
+    (book / "book/claims.yml").write_text(CLAIMS)
+    judged = 'run.judge("A1", lambda: {"gain": study.gain("twice", "once", "x")})\nrun.measure('
+    text = CHAPTER.replace("(s + 1.0) ** POWER", "(s % 8 + 0.1 * (s // 1000)) ** POWER")
+    text = text.replace('"twice": 2}', '"twice": 2, "idle": 0}').replace("run.measure(", judged)
+    script = book / "notebooks/01_small.py"
+    script.write_text(text)
+    run(book, EXECUTE, BRIDGES_EVIDENCE="16")
+    before = measured(book)
+    said = run(book, EXECUTE, BRIDGES_EVIDENCE="16", BRIDGES_EVIDENCE_AGAIN="16")
+    rows = read_rows(book / "book/evidence/small/numbers.again.csv")
+    assert set(rows["arm"]) == {"once", "twice"}, said
+    assert set(rows["seed"]) == set(range(1000, 1016))
+    assert measured(book) == before, "rows of other bridges change no reading"
+    (book / "page.py").write_text(text.replace('out = ""', 'out = "record.json"'))
+    run(book, "import runpy; runpy.run_path('page.py', run_name='__main__')")
+    (part,) = json.loads((book / "record.json").read_text())["verdicts"][0]["parts"]
+    first, again = ([(s % 8 + 0.1 * k) ** 2 for s in range(16)] for k in (0, 1))
+    found = nested_variance(first, again)
+    assert part["variance"]["n"] == 16
+    assert part["variance"]["sd"] == pytest.approx(found.sd)
+    assert part["variance"]["hosts"] == pytest.approx([found.hosts.mean, found.hosts.low, found.hosts.high])
+    assert "exam" not in part["variance"], "the chapter's own function asks no other exam"

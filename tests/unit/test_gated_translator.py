@@ -366,6 +366,25 @@ def test_looks_are_what_the_bridge_says_then_and_training_goes_on_untouched() ->
         assert said.ids == trained.looks[4]["report"].ids
 
 
+def test_a_bridge_told_by_another_exam_is_the_same_bridge(tmp_path: Path) -> None:
+    class Small(answering.Answering):
+        def home(self, seed: int) -> Bench:
+            asked = {"report": EXAM.first(5), "other": examine(PROBLEMS[5:], PAIR)}
+            return Bench(PAIR, EXAM, {name: asked[name] for name in self.exams})
+
+    read = {"read": lambda bridge, home: {"size": sum(p.abs().sum().item() for p in bridge.parameters())}}
+    bench, recipe = Small(tmp_path), replace(RECIPE, visible=True)
+    once, twice = (bench.train({"a": recipe}, (1003,), looks=(2,), other_exam=x, **read) for x in (False, True))
+    first, other = (twice.course("a", seed) for seed in (1003, 2003))
+    assert all(first[name].equals(course) for name, course in once.course("a", 1003).items())
+    assert first.keys() == other.keys()
+    assert first["size"].equals(other["size"])
+    with torch.no_grad():
+        states = twice.model("a", 1003)(*(getattr(examine(PROBLEMS[5:], PAIR), part) for part in ("states", "mask")))
+    said = exams.answer(PAIR.target, TW, states, examine(PROBLEMS[5:], PAIR), visible=True)
+    assert other["report"].iloc[-1] == said.accuracy
+
+
 def test_dropout_is_on_in_training_and_off_at_looks() -> None:
     dropped = replace(RECIPE, translator=replace(SETTINGS, dropout=0.5))
     bench = Bench(PAIR, EXAM, {"report": EXAM})

@@ -5,7 +5,7 @@ from functools import partial
 
 import pytest
 from bridges.benches.fingerprint import digest, fingerprint, syntax
-from bridges.benches.study import Outcome, Study, Tuned, drop, live_only, over, peak, rows_of
+from bridges.benches.study import Outcome, Study, Tuned, drop, live_only, only_seeds, over, peak, rows_of
 
 
 def study(**arms: dict[int, list[float]]) -> Study:
@@ -52,6 +52,17 @@ def test_rows_of_record_are_what_is_spoken_of_and_live_ones_stand_beside() -> No
     assert both.live.mean("a", "score").n == 3
     with live_only():
         assert both.mean("a", "score").n == 3
+
+
+def test_other_bridges_over_the_same_hosts_are_spoken_of_only_where_they_are_asked_for() -> None:
+    record = rows_of({("a", s): Outcome({30: {"score": float(s)}}) for s in (0, 1, 1000, 1001)})
+    study = Study(BOTH.made, record, BOTH.outcomes)
+    assert study.seeds("a") == [0, 1]
+    assert study.curve("a", "score").columns.tolist() == [0, 1]
+    assert study.apart("a", "a").index.tolist() == [0, 1]
+    with only_seeds(range(1000, 2000)) as asked:
+        assert study.mean("a", "score").values == (1000.0, 1001.0)
+    assert asked == {"a"}
 
 
 def test_equal_arms_are_equal_and_others_say_by_how_much() -> None:

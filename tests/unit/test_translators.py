@@ -4,10 +4,11 @@ import math
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
-from bridges.benches.translation import Recipe, Sentences, train_translators, untrained
+from bridges.benches.translation import Recipe, Sentences, Translation, train_translators, untrained
 from bridges.connectors.projection import AttentionBridge, Projection
 from bridges.connectors.resampler import RESAMPLERS, ResamplerSettings, VectorResampler
 from bridges.hosts import sentence, seq2seq
@@ -17,6 +18,7 @@ from bridges.tasks import instructions
 from bridges.training.ensemble import fit_ensemble
 from bridges.training.fit import LOG_GROUPS, FitSettings, Group, fit
 from torch import nn
+from transformers import PreTrainedModel
 
 WORDS = instructions.tokenizer()
 TEXTS = instructions.corpus(40, 1).train
@@ -241,3 +243,21 @@ def test_an_ensemble_refuses_what_only_fit_can_follow(change: dict, message: str
     for groups, told in ((Group("haed."),), "begins with 'haed.'"), ((Group("", start=1),), "frozen at the first step"):
         with pytest.raises(ValueError, match=told):
             fit_ensemble([two_parts(0)], squared, len(TEXTS), [replace(SETTINGS, groups=groups)], [0])
+
+
+def test_a_translator_told_by_another_exam_is_the_same_translator(tmp_path: Path) -> None:
+    class Small(Translation):
+        def host(self, family: str, seed: int) -> PreTrainedModel:
+            return HOSTS[family]
+
+    bench = Small(tmp_path, held_out=6)
+    used = {*bench.corpus.train, *bench.corpus.validation}
+    assert len(bench.other.texts) == 6
+    assert not used & {*bench.other.texts}
+    once, twice = (bench.train({"a": RECIPE}, (1003,), looks=(2,), other_exam=other) for other in (False, True))
+    first, other = (twice.course("a", seed) for seed in (1003, 2003))
+    assert all(first[name].equals(course) for name, course in once.course("a", 1003).items())
+    model, exam = twice.model("a", 2003), bench.other
+    with torch.no_grad():
+        assert other["loss"].iloc[-1] == float(model(exam.inputs(RECIPE), exam.labels))
+    assert first["loss"].iloc[-1] != other["loss"].iloc[-1]
