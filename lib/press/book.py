@@ -31,7 +31,7 @@ from transformers.utils import logging as transformers_logging
 from press import BUILD, HOSTS, ROOT, PressError, evidence, ledger, provenance
 from press.chapter import parameters_of, script_of
 from press.claims import Claim, load_claims
-from press.data import example, recorded, reference
+from press.data import example, of_record, recorded, reference
 from press.explorer import explore
 from press.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, dots, figure, lines, use_style
 from press.imports import lib_files, syntax_digest
@@ -41,7 +41,7 @@ from press.tables import table
 
 __all__ = [
     "BLUE", "GREEN", "GREY", "HOSTS", "ORANGE", "PURPLE", "Markdown", "begin", "claims", "dots", "example", "explore",
-    "figure", "lines", "plt", "recorded", "reference", "refusing", "show_source", "table",
+    "figure", "lines", "of_record", "plt", "recorded", "reference", "refusing", "show_source", "table",
 ]  # fmt: skip
 PROFILES = ("quick", "full")
 STUDIES = BUILD / "studies"
@@ -67,6 +67,7 @@ class Run(provenance.Run):
         arms: Mapping[Hashable, Any],
         seeds: Sequence[int] | None = None,
         here: Collection[Hashable] | None = None,
+        least: int = 0,
         **options: Any,
     ) -> Study:
         """Train arms with the seeds of this run, and set them beside the rows of record.
@@ -82,6 +83,7 @@ class Run(provenance.Run):
             arms: settings by name.
             seeds: those of this run; the profile's number where nothing is given.
             here: the arms that this run trains; the others are of record alone. All where nothing is given.
+            least: seeds of record that all arms are to have, whatever is decided.
             options: for `train`.
 
         Raises:
@@ -96,14 +98,20 @@ class Run(provenance.Run):
         if self.altered:
             return made
         if evidence.wanted():
-            missing = {arm: s for arm, s in arms.items() if evidence.goes_on(self.chapter, self.profile, label(arm))}
+            missing = {
+                arm: settings
+                for arm, settings in arms.items()
+                if evidence.wanted() <= least or evidence.goes_on(self.chapter, self.profile, label(arm))
+            }
             evidence.prune(path, digests)
             evidence.prune(again, digests)
             if evidence.again():
                 twice = {"other_exam": True} if "other_exam" in signature(train).parameters else {}
                 _top_up(self, again, train, missing, seeds, options | twice, digests, None, evidence.again())
             else:
-                _top_up(self, path, train, missing, seeds, options, digests, (made, seconds), evidence.wanted())
+                _top_up(
+                    self, path, train, missing, seeds, options, digests, (made, seconds), max(least, evidence.wanted())
+                )
             evidence.came_to(name, self.chapter, self.profile)
         rows, rows_again = evidence.read_rows(path), evidence.read_rows(again)
         out = evidence.stale(pd.concat([rows, rows_again]), digests)

@@ -1,12 +1,14 @@
-"""The logs' recorded figures, kept as data with their source."""
+"""What a chapter reads of the book's files: the logs' recorded figures, records, rows of record, examples."""
 
 import json
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import yaml
+from bridges.benches.study import Study
 
-from press import REFERENCE, ROOT, PressError
+from press import REFERENCE, ROOT, PressError, evidence
 
 RECORDED = ROOT / "book" / "recorded"
 EXAMPLES = ROOT / "book" / "examples"
@@ -37,6 +39,18 @@ def reference(chapter: str, profile: str) -> dict[str, Any]:
             f"{path.relative_to(ROOT)} is not there: run the chapter with -p profile {profile}, keep its record"
         )
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def of_record(chapter: str, study: str) -> Study:
+    """A study of another chapter, by its rows of record.
+
+    Raises:
+        PressError: where there are none.
+    """
+    path = evidence.path_of(chapter, study)
+    if not path.is_file():
+        raise PressError(f"{path.relative_to(ROOT)} is not there: run make evidence C={chapter}")
+    return Study(pd.DataFrame(columns=evidence.COLUMNS), evidence.read_rows(path))
 
 
 def example(name: str) -> Path:

@@ -42,7 +42,7 @@ def asked_files(script: Path) -> list[str]:
     """The files of the book that a chapter's source asks for by name, as seen from the root.
 
     `recorded("NAME")` asks for a log's figures, `reference("CHAPTER", "PROFILE")` for a record, `example("FILE")` for a
-    file of `book/examples`; its rows of record are those of its own word.
+    file of `book/examples`, `of_record("CHAPTER", "STUDY")` for rows of record; those of its own word are always read.
 
     Raises:
         PressError: where a name is not written out, so that the graph cannot see it.
@@ -51,6 +51,7 @@ def asked_files(script: Path) -> list[str]:
         "recorded": lambda name: f"book/recorded/{name}.yml",
         "reference": lambda chapter, profile: str((REFERENCE / f"{chapter}.{profile}.json").relative_to(ROOT)),
         "example": lambda name: f"book/examples/{name}",
+        "of_record": lambda chapter, study: f"book/evidence/{chapter}/{study.replace(' ', '_')}.csv",
     }
     files = set()
     for call in _calls(script):
