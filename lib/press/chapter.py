@@ -33,6 +33,7 @@ TOPICS = {
     "gates": "gate_schedules",
     "initial values": "initialisation",
     "collapse": "collapse",
+    "loudness": "another_source",
     "scale": "rms_matching",
     "gradients": "latents",
     "padding and stopping": "padding_and_stopping",

@@ -19,7 +19,7 @@ from sphinx.errors import ExtensionError
 from sphinx.util.docutils import SphinxDirective, SphinxRole
 
 from press import BUILD, EXECUTED, LEDGER, NOTEBOOKS, RECORDS, ROOT, story
-from press.cards import claim_card, measured, threshold
+from press.cards import claim_card, measured, number, threshold
 from press.chapter import word_of
 from press.claims import Claim, load_claims
 from press.data import recorded
@@ -223,6 +223,35 @@ class SecondDirective(SphinxDirective):
         return [nodes.paragraph(text=text + (f" The others: {'; '.join(others)}." if others else ""))]
 
 
+class VarianceDirective(SphinxDirective):
+    """`variance` tells of each part whose arms were trained again whose the variance over seeds is."""
+
+    def run(self) -> list[nodes.Node]:
+        def percent(share: list[float] | None) -> str:
+            return "not asked" if share is None else "{:.0f} [{:.0f}, {:.0f}]".format(*(100 * x for x in share))
+
+        known = load_claims()
+        lines = []
+        for row in rows().values():
+            units = {part.metric: part.unit for part in known[row["id"]].parts}
+            for part in row["parts"]:
+                if "variance" not in part:
+                    continue
+                of, metric = part["variance"], part["metric"]
+                link = f"{{ref}}`{row['id']} <verdict-{row['id'].lower()}>`"
+                shift = measured(of["shift"][0], of["shift"][1:]) if "shift" in of else "not asked"
+                cells = [link, metric.replace("_", " "), f"{number(of['sd'])} {units[metric]}"]
+                cells += [*(percent(of.get(name)) for name in ("hosts", "bridges", "exam")), shift]
+                lines += [f"{'  ' if place else '* '}- {cell}" for place, cell in enumerate(cells)]
+        if not lines:
+            return [nodes.paragraph(text="No arm has been trained again yet.")]
+        head = ["````{list-table}", ":header-rows: 1", ":widths: 8 24 14 14 14 14 16", "", "* - claim", "  - part"]
+        head += ["  - SD of one seed", "  - hosts (%)", "  - bridge (%)", "  - exam (%)", "  - shift to the other exam"]
+        node = nodes.container()
+        self.state.nested_parse(StringList([*head, *lines, "````"], source=self.get_source_info()[0]), 0, node)
+        return node.children
+
+
 class AgreementDirective(SphinxDirective):
     """`agreement` says how the runs made for this site compare with the rows of record."""
 
@@ -284,6 +313,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("story", StoryDirective)
     app.add_directive("rule", RuleDirective)
     app.add_directive("second", SecondDirective)
+    app.add_directive("variance", VarianceDirective)
     app.add_directive("earlier", EarlierDirective)
     app.add_role("verdict", VerdictRole())
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -119,6 +119,26 @@ def test_what_is_wrong_with_the_connector_is_named_first() -> None:
     assert found.faults[-1].name == "input that is not used"
 
 
+def test_what_is_to_be_said_is_faint_where_the_inputs_vary_in_something_else() -> None:
+    b = speaking()
+    told = torch.cat([b.labels, torch.full_like(b.labels, -1)], 1)  # nothing is to be passed on from the second place
+    places = torch.stack([b.inputs, b.inputs], 1)
+    deaf = nn.Linear(WIDTH, TOKENS * WIDTH).eval()
+    with torch.no_grad():
+        deaf.weight.zero_()
+    hears = replace(b, connector=lambda x: b.connector(x[:, 0]), inputs=places, told=told)
+    does_not = replace(hears, connector=lambda x: deaf(x[:, 0]).unflatten(1, (TOKENS, WIDTH)))
+    drowned = places + 10 * torch.randn(SAMPLES, 1, 1) * torch.ones(WIDTH)
+    assert "what is to be said is faint" not in [fault.name for fault in checkup(does_not).faults]
+    found = checkup(replace(does_not, inputs=drowned))
+    assert found.headline == "what is to be said is faint", str(found)
+    # A bridge that hears it all the same is none the worse for it.
+    centred = replace(hears, connector=lambda x: b.connector(x[:, 0] - x.mean((1, 2), keepdim=True)[:, 0]))
+    assert "what is to be said is faint" not in str(checkup(replace(centred, inputs=drowned)))
+    with pytest.raises(ValueError, match=r"a label for each sample and place"):
+        checkup(replace(b, told=told))
+
+
 def test_a_module_that_drops_its_input_in_evaluation_is_found_and_left_as_it_was() -> None:
     class InTraining(Connector):
         def forward(self, inputs: Tensor) -> Tensor:

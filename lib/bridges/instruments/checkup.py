@@ -37,7 +37,7 @@ def checkup(bridge: Generative | Contrastive) -> Report:
     if isinstance(bridge, Generative):
         inputs = bridge.inputs if isinstance(bridge.inputs, tuple) else (bridge.inputs,)
         named = {f"input {i}": x for i, x in enumerate(inputs, 1)}
-        named |= {"labels": bridge.labels, "embeddings": bridge.embeddings}
+        named |= {"labels": bridge.labels, "told": bridge.told, "embeddings": bridge.embeddings}
     else:
         named = {"image": bridge.image, "text": bridge.text}
     for name, x in named.items():

@@ -14,7 +14,7 @@ from bridges.instruments.chance import NEAR
 from bridges.instruments.conditioning import derangement
 from bridges.instruments.generation import Degeneration
 from bridges.instruments.padding import PaddingShift
-from bridges.instruments.probe import linear_probe
+from bridges.instruments.probe import linear_probe, variance_share
 from bridges.instruments.readings import (
     ENOUGH,
     MODES,
@@ -32,6 +32,7 @@ from bridges.instruments.uncertainty import Estimate, mean_interval
 FOLLOWS = 0.1  # variation of the tokens over inputs, relative to their size
 USED = 0.1  # share of the loss with others' inputs that their own take away
 QUIET = 0.2  # typical standard deviation of an input feature
+FAINT = 0.2  # share of the inputs' variance that lies between what they should pass on
 SHUT = 0.01  # of a gate that could be 1
 DISTINCT = 0.25  # distinct outputs over distinct references
 UNENDING = 0.1  # share of generations
@@ -56,6 +57,8 @@ class Generative:
         losses: the training loss of every step.
         said, wanted: outputs and references as text.
         leak, padding, generations, penalty: what `leak_check`, `padding_shift`, `degeneration` and `anchor_reach` gave.
+        told: what the first input should pass on at each place (N, S), negative where nothing: how loudly it says that
+            is measured, which is worth knowing before any training.
     """
 
     connector: Callable[..., Tensor]
@@ -71,6 +74,7 @@ class Generative:
     padding: PaddingShift | None = None
     generations: Degeneration | None = None
     penalty: AnchorReach | None = None
+    told: Int[Tensor, "samples places"] | None = None
 
 
 class Speech:
@@ -141,9 +145,28 @@ class Speech:
         if self.bridge.labels is not None and self.inputs[0].is_floating_point() and not constant:
             probe = linear_probe(pooled(self.inputs).float(), _words(self.bridge.labels))
             yield probe_reading("linear probe, inputs to words", probe, unused, self.count)
+        if self.bridge.told is not None and not constant:
+            yield self._loudness(self.bridge.told, unused)
         if self.bridge.leak is not None:
             fault = "the source reads the answers" if self.bridge.leak >= LEAKED else ""
             yield Reading("answers in what the source reads", f"{self.bridge.leak:.0%}", f"< {LEAKED:.0%}", fault)
+
+    def _loudness(self, told: Tensor, unused: bool) -> Reading:
+        """How loud is what should be passed on, among all else that the inputs vary in."""
+        states = self.inputs[0]
+        if told.shape != states.shape[:2] or states.dim() != 3:
+            raise ValueError(
+                f"told has the shape {tuple(told.shape)}, the first input {tuple(states.shape)}: give a label for each"
+                " sample and place (N, S) of an input (N, S, width)"
+            )
+        labels = told[told >= 0]
+        found = variance_share(states[told >= 0].float(), labels)
+        # Labels that have nothing to do with the states would take this share by chance (epsilon squared, Kelley 1935).
+        chance = (len(labels.unique()) - 1) / max(1, len(labels) - 1)
+        share = (found - chance) / max(1 - chance, 1e-9)
+        fault = "what is to be said is faint" if share < FAINT and unused else ""
+        line = f">= {FAINT:g}" + ("" if unused else "; not counted, the bridge uses its input")
+        return Reading("share of the inputs' variance between what is told", f"{share:.2f}", line, fault)
 
     def _parts(self, gap: Estimate) -> Iterator[Reading]:
         """What holds of the connector as a module: gates, gradient, and the two modes."""

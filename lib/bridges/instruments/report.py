@@ -30,6 +30,7 @@ FAULTS = {
         Fault("training that moves nothing", "chance lines", "see that the optimiser holds the parameters"),
         Fault("gates that are shut", "gates", "see that they are trained, at a rate that can open them"),
         Fault("inputs too quiet", "collapse", "standardise the inputs: each feature to mean 0, deviation 1"),
+        Fault("what is to be said is faint", "loudness", "whiten the inputs by the training samples; train longer"),
         Fault("tokens that do not follow the input", "collapse", "train longer; look for what drowns the input"),
         Fault("image embeddings all alike", "initial values", "lower the learning rate, normalise the inputs"),
         Fault("text embeddings all alike", "initial values", "lower the learning rate, normalise the inputs"),
