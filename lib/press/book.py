@@ -126,8 +126,12 @@ class Run(provenance.Run):
         if len(made.made):
             self.agreement.append(evidence.agreement(made.made, rows))
         self.recorded |= {str(arm): int(count) for arm, count in rows.groupby("arm")["seed"].nunique().items()}
-        record = pd.concat([rows, rows_again], ignore_index=True) if len(rows_again) else rows
-        return Study(made.made, record, made.outcomes)
+        if len(rows_again):
+            # What no other exam was asked of is there with what it is, for parts that set it beside what was asked.
+            asked = rows_again.loc[rows_again["seed"] >= 2 * PER_HOST, "arm"].unique()
+            unasked = rows_again[~rows_again["arm"].isin(asked)]
+            rows = pd.concat([rows, rows_again, unasked.assign(seed=unasked["seed"] + PER_HOST)], ignore_index=True)
+        return Study(made.made, rows, made.outcomes)
 
     def judge(self, claim: str, observed: Callable[[], Mapping[str, Any]] | None = None, **options: Any) -> Any:
         """The claim's verdict from what `observed` gives: from the rows of record where there are any.
