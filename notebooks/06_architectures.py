@@ -326,9 +326,8 @@ plt.show()
 # lead of one point. Two linear maps in a row are one linear map, and beyond the width of its ends more space between
 # them adds nothing that it could say. What the wider projection gains in these steps it gains by learning faster.
 #
-# A sentence encoder that is trained gains a little. BART is ahead of T5 at the recipe's rate. Whether by the two points
-# that were asked, each at its rate, is undecided: a loss of one point and a lead of three are excluded, two points are
-# not, and the rule goes on.
+# A sentence encoder that is trained gains a little. BART is ahead of T5 at the recipe's rate. Each at its rate, it leads by
+# less than the two points that were asked, if at all: that took four times the first look's seeds to see.
 #
 # None of this is a law about perceivers. The input here is one vector. A resampler is made for inputs of many, and has
 # something to choose there, which is the subject of [Part II](stuck_loss.ipynb).
