@@ -4,9 +4,9 @@
 # At two of its looks the log's bridged target answers more questions than the target by itself, and the log takes the
 # higher for proof that the bridge adds information. Three things can lift a number so: chance, when the best of many
 # looks is quoted; soft tokens that tune the target whatever the source has read; and information. Here each is measured
-# by itself. A peak like the log's can be luck. What the source has read does lift the accuracy, by about half a point,
-# and together with the prompt by less than five; what looks like success is a source that has read the solutions. The
-# log's instrument for failing bridges then gets what it promised.
+# by itself. A peak like the log's can be luck. What the source has read does lift the accuracy, by about half a point on
+# these questions, and together with the prompt by nothing worth having; what looks like success is a source that has read
+# the solutions. The log's instrument for failing bridges then gets what it promised.
 
 # %% tags=["parameters"]
 profile = "quick"  # quick | full
@@ -343,8 +343,8 @@ Markdown(
 )
 
 # %% [markdown]
-# What the source has read is worth something: about half a point, with an interval just clear of zero. The prompt's
-# share is as small and not clear of zero, nor are the two together, the gain over the target, which is far from five.
+# What the source has read is worth about half a point on these questions, with an interval just clear of zero. The
+# prompt's share is as small and not clear of zero, nor are the two together: five points over the target are excluded.
 # Idle soft tokens do harm, as the untrained bridge shows, and a constant source suffices to take the harm away. Only
 # what a bridge has over a constant source can be put down to what was read; the log has no such line. Nor is the
 # shuffled source a measure of what is gained: its difference is the sum of $\text{bridged} - \text{alone}$ and
