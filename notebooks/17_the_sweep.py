@@ -4,9 +4,9 @@
 # With its fixes in place the log ran four configurations, one time each. Three rose to a peak and lost more than half of
 # it; the smallest lost a quarter and then stayed level. "Smallest model = most stable!", says the log, and plans smaller
 # ones. This chapter runs the four again, scaled to small hosts and over many seeds, and asks what four runs can tell that
-# differ in everything at once. Hardly a run collapses here. The smallest does fall least again, but by two points or so
-# where the log has thirty. And what the log's own figures bear out is that its runs fell, the smallest too, and not that
-# size made them fall.
+# differ in everything at once. Hardly a run collapses here. On average the smallest falls least again, but by two points
+# or so where the log has thirty: no effect worth having. And what the log's own figures bear out is that its runs fell,
+# the smallest too, and not that size made them fall.
 
 # %% tags=["parameters"]
 profile = "quick"  # quick | full
@@ -267,8 +267,9 @@ print(run.verdict_lines())
 # the question in sight, as in the log's code, the target is right by itself and a bridge can only harm. It hardly does,
 # and with another problem's states nearly as little.
 #
-# What is left of the claim is a difference of a few points. The efficient configuration falls less than the mean of the
-# other three, beyond chance and far below the log's figures. Which of its settings does that, the sweep cannot say:
+# What is left of the claim is at most a few points. On average the efficient configuration falls less than the other
+# three, by a difference that the verdict's interval does not keep clear of zero and that is not worth having in either
+# direction. Nor are the two pairs that have a setting in common told apart:
 
 # %% tags=["hide-input"]
 rate = study.gain("aggressive", "conservative", drop("report"))
