@@ -5,7 +5,7 @@
 # all, at a fifth of it. It expects the most from training all three, and varied none of these numbers. This chapter
 # varies them. The log's rate is far too low for a connector that starts from nothing, in a short run and in one ten times
 # as long. Whether training the encoder pays depends on that rate: where the rest learns too slowly it helps a little, at
-# a good rate it buys less than a point, and at a higher one it costs.
+# a good rate it buys nothing worth having, and at a higher one it costs.
 
 # %% tags=["parameters"]
 profile = "quick"  # quick | full
@@ -150,7 +150,7 @@ study |= run.study("encoder at lower rates", bench.train, lower, range(run.other
 # What the rate does, at two budgets:
 
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "Left: BLEU against the learning rate, at two numbers of steps: means over seeds with their 95 % interval, single seeds thin; the vertical line is the log's rate. Dotted: the best constant sentence and the nearest training sentence. Right: what training the sentence encoder gains over keeping it frozen, at each rate; the dotted lines are zero and the criterion's 2 BLEU.", "name": "fig-rates-grid"}, "image": {"alt": "Left, two curves of BLEU against the rate. The short runs start near the constant floor at the log's rate, rise to a plateau between 1e-3 and 3e-3 and fall at 1e-2. The runs of ten times the steps lie above them throughout and start at the log's rate at about the height of that plateau; they too are highest between 1e-3 and 3e-3. Right, three curves of gains over frozen that rise from near zero, fall again and end below zero at 3e-3. The encoder trained from the start has the highest point, at 1.5e-4, and the lowest, at 3e-3; the other two are highest at 5e-4, below 1."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Left: BLEU against the learning rate, at two numbers of steps: means over seeds with their 95 % interval, single seeds thin; the vertical line is the log's rate. Dotted: the best constant sentence and the nearest training sentence. Right: what training the sentence encoder gains over keeping it frozen, at each rate; the dotted lines are zero and the criterion's 2 BLEU.", "name": "fig-rates-grid"}, "image": {"alt": "Left, two curves of BLEU against the rate. The short runs start near the constant floor at the log's rate, rise to a plateau between 1e-3 and 3e-3 and fall at 1e-2. The runs of ten times the steps lie above them throughout and start at the log's rate at about the height of that plateau; they too are highest between 1e-3 and 3e-3. Right, three curves of gains over frozen that rise from near zero, fall again and end below zero at 3e-3. The encoder trained from the start has the highest point, at 1.5e-4, and the lowest, at 3e-3; the other two are highest at 5e-4, near 1."}}
 def by_rate(way: str, over: str = "") -> pd.DataFrame:
     """BLEU of an arm, or its gain over another, by rate (rows) and seed (columns)."""
     rates = [lr for lr in (*RATES, HIGHER) if (way, lr) in study]
@@ -259,10 +259,10 @@ Markdown(
 # The right panel of {numref}`fig-rates-grid` has the log's hope and its refutation in one curve. At a rate that is too
 # low the frozen translator has hardly begun to listen, and another part that moves is a help. At a rate that suits the
 # connector, the same training moves the encoder's vectors away from what they were taught, as the last table shows, and
-# buys less than a point with it; at the top of the grid it costs more than one. The log's fifth does what it is meant to
-# do: it keeps the vectors where they were, and never costs anything clear. Over the seeds of record it even gains on
-# freezing, by half a point. That is less than two seeds of one recipe differ by, and freezing needs no gradients through
-# the encoder.
+# an effect of two BLEU is excluded, from the start or after a third of the steps; at the top of the grid it costs about
+# one. The log's fifth does what it is meant to do: it keeps the vectors where they were, and never costs anything clear.
+# It is worth no more than the full rate, and half a point more than freezing. That is less than two seeds of one recipe
+# differ by, and freezing needs no gradients through the encoder.
 #
 # That holds where the vectors contain the sentence to begin with. An encoder whose vectors lack something could gain
 # more. The probe of [the chapter before](collapse.ipynb) tells which case one has.
