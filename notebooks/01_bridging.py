@@ -83,12 +83,12 @@ table(
 # Source and host are frozen; only $\theta$ is trained. {eq}`eq-bridging-bridge` can break in four places, and each has
 # a question of its own:
 #
-# | place | what is wrong there | what asks for it | |---|---|---| | the input | $x$ says nothing about $y$ | a linear
-# probe from $x$ to the words of $y$, against the same with the pairs shuffled | | the connector | $E$ is nearly the
-# same for every $x$ | token geometry: the share of the tokens' variance that follows the input; and the probe again,
-# from $E$ | | the host | $E$ differs from input to input, the output does not | the conditioning gap; where it is
-# small, the gradient at the connector says whether training could change that | | the reading | the number does not
-# measure what it is taken for | its floor or chance line: what a bridge would score that carries nothing |
+# | place | what is wrong there | what asks for it |
+# |---|---|---|
+# | the input | $x$ says nothing about $y$ | a linear probe from $x$ to the words of $y$, against the same with the pairs shuffled |
+# | the connector | $E$ is nearly the same for every $x$ | token geometry: the share of the tokens' variance that follows the input; and the probe again, from $E$ |
+# | the host | $E$ differs from input to input, the output does not | the conditioning gap; where it is small, the gradient at the connector says whether training could change that |
+# | the reading | the number does not measure what it is taken for | its floor or chance line: what a bridge would score that carries nothing |
 #
 # The conditioning gap is the loss when every sentence gets another's input, minus the loss with its own. An output that
 # does not depend on the input loses nothing by the exchange:
@@ -252,7 +252,7 @@ def planted(arms, seeds):
 
 study = run.study("planted", planted, PLANTED)
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "One row for each planted fault, one panel for each instrument: means over seeds with their 95 % interval, small dots are the seeds trained on this page. Above, what comes out: BLEU, the share of distinct outputs, the loss and the conditioning gap. Below, what goes in: the probes from vectors and from tokens to words, as held-out R² above the best of 40 shuffles; the share of the tokens' variance that follows the input; the gradient norm at the weight that meets the vector. Dotted: the floors of BLEU, the loss of the bridge that gets no input, and the lines of the decision.", "name": "fig-bridging-readings"}, "image": {"alt": "Eight panels with seven rows, the first without a fault. In BLEU the healthy bridge stands far to the right of all others. In distinct outputs the bridge with shuffled references is level with it, the one with the low rate far above, noise and shuffled pairs well below, and two stand next to zero. In the gap it and the bridge with shuffled references stand apart. The probe from vectors is below its line for noise and shuffled pairs alone, the share of variance for the input scaled away alone, and the gradient is zero for the shut cross-attention alone."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "One row for each planted fault, one panel for each instrument: means over seeds with their 95 % interval, small dots are the seeds trained on this page. Above, what comes out: BLEU, the share of distinct outputs, the loss and the conditioning gap. Below, what goes in: the probes from vectors and from tokens to words, as held-out R² above the best of 40 shuffles; the share of the tokens' variance that follows the input; the gradient norm at the weight that meets the vector. Dotted: the floors of BLEU, the loss of the bridge that gets no input, and the lines of the decision.", "name": "fig-bridging-readings"}, "image": {"alt": "Eight panels with seven rows, the first without a fault. In BLEU the healthy bridge stands far to the right of all others. In distinct outputs the bridge with shuffled references is level with it, the one with the low rate far above, noise and shuffled pairs well below, and two stand next to zero. In the gap the healthy bridge and the one with shuffled references stand apart. The probe from vectors is below its line for noise and shuffled pairs alone, the share of variance for the input scaled away alone, and the gradient is zero for the shut cross-attention alone."}}
 FOLLOWS = 1.0  # percent of the tokens' variance
 GAP = 0.3  # nats per token
 no_input = study.mean("input scaled away", "loss").mean
