@@ -127,10 +127,7 @@ class Run(provenance.Run):
             self.agreement.append(evidence.agreement(made.made, rows))
         self.recorded |= {str(arm): int(count) for arm, count in rows.groupby("arm")["seed"].nunique().items()}
         if len(rows_again):
-            # What no other exam was asked of is there with what it is, for parts that set it beside what was asked.
-            asked = rows_again.loc[rows_again["seed"] >= 2 * PER_HOST, "arm"].unique()
-            unasked = rows_again[~rows_again["arm"].isin(asked)]
-            rows = pd.concat([rows, rows_again, unasked.assign(seed=unasked["seed"] + PER_HOST)], ignore_index=True)
+            rows = pd.concat([rows, _reread(rows_again)], ignore_index=True)
         return Study(made.made, rows, made.outcomes)
 
     def judge(self, claim: str, observed: Callable[[], Mapping[str, Any]] | None = None, **options: Any) -> Any:
@@ -367,6 +364,21 @@ def _top_up(
         done = evidence.claimed(path, batch, wait=True)
         assert done
         done()
+
+
+def _reread(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows of arms trained again, those of the other exam without the readings that are still the first exam's.
+
+    A part that sets one of these beside what was read anew would take the difference of two exams for an effect. Arms
+    that no exam was asked of keep what they have for both.
+    """
+    other = rows["seed"] >= 2 * PER_HOST
+    key = ["arm", "seed", "look", "reading"]
+    first = rows[~other].assign(seed=rows["seed"] + PER_HOST).set_index(key)["value"].rename("first")
+    found = rows[other].join(first, on=key)
+    moved = (found["value"] != found["first"]).groupby([found["arm"], found["reading"]]).transform("any")
+    unasked = rows[~other & ~rows["arm"].isin(found["arm"])]
+    return pd.concat([rows[~other], found.loc[moved, rows.columns], unasked.assign(seed=unasked["seed"] + PER_HOST)])
 
 
 def engine(train: Callable[..., Any]) -> str:

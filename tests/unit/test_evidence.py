@@ -13,6 +13,7 @@ import pytest
 from bridges.benches.study import Outcome, rows_of
 from bridges.instruments.variance import nested_variance
 from press import ROOT, PressError, evidence
+from press.book import _reread
 from press.evidence import add, agreement, prune, read_rows, stale
 
 DIGESTS = {"a": "1" * 12, "b": "2" * 12}
@@ -281,3 +282,13 @@ def test_arms_that_claims_ask_for_are_trained_again_over_their_hosts(book: Path)
     assert part["variance"]["sd"] == pytest.approx(found.sd)
     assert part["variance"]["hosts"] == pytest.approx([found.hosts.mean, found.hosts.low, found.hosts.high])
     assert "exam" not in part["variance"], "the chapter's own function asks no other exam"
+
+
+def test_readings_of_the_first_exam_do_not_pass_for_the_others() -> None:
+    """Of an arm that another exam was asked of, only what it read anew is told of that exam."""
+    told = {("a", s): Outcome({5: {"report": s % 7.0, "alone": 3.0}}) for s in (1000, 1001, 2000, 2001)}
+    found = _reread(rows_of(told | {("untrained", s): Outcome({0: {"x": float(s)}}) for s in (1000, 1001)}))
+    assert set(found.loc[found["seed"] < 2000, "reading"]) == {"report", "alone", "x"}
+    other = found[found["seed"] >= 2000]
+    assert set(other.loc[other["arm"] == "a", "reading"]) == {"report"}
+    assert other.loc[other["arm"] == "untrained", "value"].tolist() == [1000.0, 1001.0]
