@@ -23,6 +23,40 @@ def mean_chance_loss(pairs: int, batch: int) -> float:
     return (full * math.log(batch) + (math.log(rest) if rest else 0.0)) / (full + (rest > 0))
 
 
+def other_lines(level: float, batch: int) -> list[str]:
+    """Which chance lines other than ln(batch) a flat contrastive log may lie on, and what would put it there.
+
+    That is the line of a power of two times as many pairs, or of one as many times fewer, where processes or steps of
+    accumulation pool their pairs or keep them apart; and the line of a loss that was divided before it was logged. What
+    is untrained may lie somewhat above a line, and less below it. A level of no meaning meets some such line once in
+    five, the divided one the more often the lower it lies: they are suggestions.
+
+    Args:
+        level: where the log lies, in nats.
+        batch: pairs in a batch, as they are known.
+    """
+    line, found = chance_loss(batch), []
+    for factor in (2**i for i in range(1, 13)):
+        if -NEAR <= level - chance_loss(batch * factor) <= 2 * NEAR:
+            found.append(
+                f"{chance_loss(batch * factor):.3f} is ln({batch * factor:,}) = ln({factor} × {batch:,}): chance, if"
+                f" {factor} processes or steps compare their pairs together"
+            )
+        fewer, rest = divmod(batch, factor)
+        if not rest and fewer > 1 and -NEAR <= level - chance_loss(fewer) <= 2 * NEAR:
+            found.append(
+                f"{chance_loss(fewer):.3f} is ln({fewer:,}) = ln({batch:,} / {factor}): chance, if each of {factor}"
+                " processes compares its own pairs"
+            )
+    factor = round(line / level) if level > 0 else 0
+    if 1 < factor <= 1024 and abs(factor * level - line) <= NEAR:
+        found.append(
+            f"{line / factor:.3f} is ln({batch:,}) / {factor}: chance, if the loss is divided by {factor}, as by steps"
+            f" of accumulation; a weight of 1/{factor} reads it so"
+        )
+    return found
+
+
 def stuck(loss: float, batch: int) -> bool:
     """Whether a held-out loss says that nothing was learned: above ln(batch) - 0.05, or not a number."""
     return not loss <= chance_loss(batch) - NEAR
@@ -141,7 +175,8 @@ def read_loss(losses: Sequence[float], batch: int, weight: float = 1.0, window: 
         losses: the loss of every step or epoch, in nats.
         batch: pairs in a batch, on which the negatives depend; with several processes, what each one compares.
         weight: the sum of the weights of all terms, such as 1.25 for 0.25 CLIP + 1.0 Matryoshka.
-        window: steps of which the median counts, so that one lucky batch does not.
+        window: steps of which the median counts, so that one lucky batch does not; a quarter of a shorter curve, and
+            three at least.
 
     Raises:
         ValueError: for an empty curve, values that are not finite, or a batch below 2.
@@ -153,7 +188,7 @@ def read_loss(losses: Sequence[float], batch: int, weight: float = 1.0, window: 
         raise ValueError(f"the loss is {losses[broken]} at step {broken}: cut the curve there, the run ended there too")
     if batch < 2:
         raise ValueError(f"a batch of {batch} has no negatives, and its loss is zero: give the pairs in a batch")
-    line, window = weight * chance_loss(batch), min(window, len(losses))
+    line, window = weight * chance_loss(batch), min(window, max(3, len(losses) // 4), len(losses))
     middles = [median(losses[i : i + window]) for i in range(len(losses) - window + 1)]
     below = [i for i, middle in enumerate(middles) if middle < line - weight * NEAR]
     left_at = None

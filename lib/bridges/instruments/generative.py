@@ -135,7 +135,8 @@ class Speech:
         unused = gap.mean < line or gap.low <= 0
         yield from self._relation(unused, bool(first.fault))
         yield from self._parts(gap)
-        yield from log_readings(bridge.losses)
+        words = 0 if bridge.embeddings is None else len(bridge.embeddings)
+        yield from log_readings(bridge.losses, vocabulary=words)
         yield from self._tokens(tokens, unused, value)
         fault = "input that is not used" if unused else ""
         yield Reading("conditioning gap (nats)", _interval(gap), f">= {line:.2g}, above 0", fault)

@@ -1,5 +1,6 @@
 """Measurements that both kinds of check-up take."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -7,8 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from bridges.instruments.alignment import CONSTANT, trend, variation
-from bridges.instruments.chance import read_loss
+from bridges.instruments.alignment import CONSTANT, CURVE, SURE, trend, variation
+from bridges.instruments.chance import NEAR, read_loss
 from bridges.instruments.gradients import gradient_flow
 from bridges.instruments.probe import Probe
 from bridges.instruments.report import Reading
@@ -73,20 +74,38 @@ def flow_reading(module: nn.Module | None, loss: Callable[[], Tensor]) -> Readin
     return Reading("parameters without gradient", f"{dead:.0%}", f"< {DEAD_SHARE:.0%}", fault)
 
 
-def log_readings(losses: Sequence[float], batch: int = 0) -> Iterator[Reading]:
-    """Where a loss curve went; with the pairs in a `batch` it is held against its chance line too."""
-    losses = [float(loss) for loss in losses]
-    if len(losses) < 8:
+def log_readings(losses: Sequence[float], batch: int = 0, vocabulary: int = 0) -> Iterator[Reading]:
+    """Where a loss curve went; it is held against ln(batch) or ln(vocabulary), where one of them is known."""
+    values = [float(loss) for loss in losses]
+    if not values:
         return
-    change, noise = trend(losses)
-    state = read_loss(losses, batch).state if batch > 1 else ""
+    broken = next((i for i, loss in enumerate(values) if not math.isfinite(loss)), None)
+    if broken is not None:
+        found, line = f"{values[broken]} at value {broken + 1} of {len(values)}", "finite"
+        yield Reading("training loss", found, line, "values that are not finite")
+        return
+    if min(values) < -NEAR:
+        yield Reading("training loss, lowest", f"{min(values):.3f}", ">= 0, a cross-entropy", "loss below zero")
+        return
+    if len(values) < CURVE:
+        yield Reading("training loss, values", f"{len(values)}", f">= {CURVE}; not counted")
+        return
+    way = trend(values)
+    state = read_loss(values, batch).state if batch > 1 else ""
     fault = ""
-    if change > 3 * noise and state in ("", "diverged", "above chance"):
+    if way.state == "rises" and state in ("", "diverged", "above chance", "learns"):
         fault = "loss that diverged"
-    elif change >= -3 * noise and state in ("", "above chance"):
+    elif way.held(state == "above chance") and state in ("", "above chance", "learns"):
         fault = "training that moves nothing"
-    found = f"{change:+.3f}" + (f", {state}" if state else "")
-    yield Reading("training loss, last quarter against first", found, f"falls by > {3 * noise:.3f}", fault)
+    found = f"{way.change:+.3f}" + (f", {state}" if state else "")
+    told = f"falls by > {SURE * way.noise:.3f}" + (
+        "; not counted, too noisy" if way.state == "open" and not fault else ""
+    )
+    yield Reading("training loss, last quarter against first", found, told, fault)
+    if vocabulary > 1:
+        yield Reading(
+            "training loss, last quarter (nats)", f"{way.level:.3f}", f"ln({vocabulary:,}) = {math.log(vocabulary):.3f}"
+        )
 
 
 def pooled(inputs: tuple[Tensor, ...]) -> Float[Tensor, "samples width"]:

@@ -26,6 +26,7 @@ FAULTS = {
         Fault("the source reads the answers", "leaks", "take the answers out of what the source reads"),
         Fault("no gradient to the connector", "retrieval", "look for detach, no_grad, or frozen parameters"),
         Fault("another model in evaluation", "gates", "look for gates or running statistics of training"),
+        Fault("loss below zero", "chance lines", "keep the right pair in the denominator; log each term apart"),
         Fault("loss that diverged", "initial values", "lower the learning rate"),
         Fault("training that moves nothing", "chance lines", "see that the optimiser holds the parameters"),
         Fault("gates that are shut", "gates", "see that they are trained, at a rate that can open them"),
