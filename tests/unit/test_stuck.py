@@ -277,7 +277,7 @@ def test_a_loss_log_is_read(tmp_path: Path, name: str, text: str) -> None:
     [
         ("a.csv", "step,loss\n0,4.9\n1,nan\n", "line 3: loss is 'nan', not a finite number"),
         ("a.csv", "step,loss\n0,4.9\n\n\n1,nan\n", "line 5: loss is 'nan', not a finite number"),
-        ("a.csv", "step,total\n0,4.9\n", "needs a column or key of the name loss"),
+        ("a.csv", "step,total\n0,4.9\n", "looked for a column or key of the name loss"),
         ("a.csv", "step,loss\n", "holds no losses"),
         ("a.jsonl", '{"loss": 4.9}\n{"loss"\n', "line 2: no JSON"),
         ("a.jsonl", '{"loss": 4.9}\n{"loss": null}\n', "line 2: loss is None"),

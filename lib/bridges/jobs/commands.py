@@ -12,7 +12,8 @@ from transformers.utils.logging import disable_progress_bar
 
 from bridges.jobs import image_text, llm_to_llm, vector_to_text
 from bridges.jobs import validation as reports
-from bridges.jobs.job import LOSSES, SETTINGS, Training, read_log, read_run, settings_of
+from bridges.jobs.job import SETTINGS, Training, read_run, settings_of
+from bridges.tasks.loss_log import read_loss_log
 from bridges.training.device import DEVICES, find_device
 from bridges.training.parallel import Parallel
 
@@ -51,7 +52,7 @@ def parser() -> argparse.ArgumentParser:
         _add_training(train.add_parser(name, description=thread.module.__doc__), thread)
         _add_validation(validate.add_parser(name), name)
     curves = commands.add_parser("curves", help="draw training and validation losses by step")
-    curves.add_argument("runs", type=Path, nargs="+", help="folders of trainings")
+    curves.add_argument("runs", type=Path, nargs="+", help="folders of trainings, or loss logs")
     curves.add_argument("--output", type=Path, default=Path("curves.png"), help="the figure, a .png, .svg or .pdf")
     return found
 
@@ -166,19 +167,16 @@ def _curves(options: argparse.Namespace) -> None:
         raise ValueError("curves are drawn by matplotlib, which is not here: pip install '.[book]'") from None
     figure = Figure(figsize=(7.2, 3.6), layout="constrained")
     axes = figure.subplots()
-    for place, folder in enumerate(options.runs):
-        lines = read_log(folder / LOSSES)
-        losses = [(line["step"], line["loss"]) for line in lines if "loss" in line]
-        looks = [(line["step"], line["validation"]) for line in lines if "validation" in line]
-        if not losses:
-            raise ValueError(f"{folder} holds no {LOSSES} with a loss: give the folder of a training")
-        name, colour = folder.name, f"C{place}"
-        axes.plot(*zip(*losses, strict=True), color=colour, alpha=0.5, linewidth=0.8, label=f"{name}, training")
-        if looks:
-            axes.plot(*zip(*looks, strict=True), "o-", color=colour, markersize=4, label=f"{name}, validation")
-        chance = read_run(folder / SETTINGS)["chance"]
+    for place, path in enumerate(options.runs):
+        log = read_loss_log(path)
+        name, colour = path.name, f"C{place}"
+        axes.plot(log.steps, log.losses, color=colour, alpha=0.5, linewidth=0.8, label=f"{name}, training")
+        if log.validation:
+            axes.plot(*zip(*log.validation, strict=True), "o-", color=colour, markersize=4, label=f"{name}, validation")
+        chance = read_run(path / SETTINGS)["chance"] if (path / SETTINGS).is_file() else None
         if chance is not None:
             axes.axhline(chance, color=colour, linestyle=":", label=f"{name}, chance in training")
+        print(f"{path}: {log}")
     axes.set(xlabel="training step", ylabel="loss (nats)")
     axes.legend()
     figure.savefig(options.output, dpi=150)
