@@ -8,7 +8,7 @@ from pathlib import Path
 LATER = {
     "train": "train a connector from files on disk, or on a small set that is written there first",
     "validate": "judge a trained connector and write its report",
-    "curves": "draw training and validation losses of trainings",
+    "curves": "draw training and validation losses of trainings, or of loss logs",
 }
 
 
@@ -22,17 +22,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     host.add_argument("--size", choices=["quick", "medium", "full"], default="quick")
     host.add_argument("--cache", type=Path, required=True, help="folder that keeps pretrained hosts")
     host.add_argument("--device", default="", help="torch device; the GPU when there is one, else the CPU")
-    checkup = commands.add_parser("checkup", help="measure a bridge of your own, or read its contrastive loss log")
+    checkup = commands.add_parser("checkup", help="measure a bridge of your own, read its loss log, or both")
     checkup.add_argument(
         "file",
         type=Path,
         nargs="?",
-        help="a Python file that makes an object called bridge, such as book/examples/my_bridge.py",
+        help="a Python file (.py) that makes an object called bridge, such as book/examples/my_bridge.py; any other"
+        " file is read as a loss log, and never executed",
     )
     checkup.add_argument("--json", type=Path, help="write the report there, for a program")
     checkup.add_argument("--html", type=Path, help="write the report there, as a page")
-    checkup.add_argument("--loss", type=Path, help="a .csv with a column loss, or .jsonl with a key loss")
-    checkup.add_argument("--batch-size", type=int, help="pairs that each loss of the log compared")
+    checkup.add_argument(
+        "--loss", type=Path, help="a loss log: a table, JSON, JSON lines or printed text, or its folder"
+    )
+    checkup.add_argument("--column", default="", help="name of the loss in the log, where another is found")
+    checkup.add_argument("--batch-size", type=int, help="pairs that each loss compared, where it is a contrastive one")
+    checkup.add_argument("--vocabulary", type=int, help="words that a generative model chooses among")
     checkup.add_argument("--weight", type=float, default=1.0, help="sum of the weights of the loss's terms")
     for name, what in LATER.items():  # their options stand where their imports are
         commands.add_parser(name, help=what, add_help=False)
@@ -77,39 +82,63 @@ def _host(options: argparse.Namespace) -> int:
 
 
 def _checkup(options: argparse.Namespace) -> int:
-    if bool(options.file) == bool(options.loss):
+    if options.file and options.file.suffix != ".py" and not options.loss:
+        options.file, options.loss = None, options.file
+    if not (options.file or options.loss):
         raise ValueError(
-            "give either a Python file that makes a bridge, or --loss with a log: python -m bridges checkup -h"
+            "give either a Python file that makes a bridge, or --loss with a log, or both: python -m bridges checkup -h"
         )
-    if options.loss and (options.json or options.html):
+    if not options.weight > 0:
+        raise ValueError(f"a weight of {options.weight} is no sum of weights: give a positive number")
+    if not options.file and (options.json or options.html):
         raise ValueError("--json and --html write the report of a Python file, not of a loss log: leave them out")
-    if options.loss:
+    if not options.loss and (options.column or options.batch_size or options.vocabulary or options.weight != 1):
+        raise ValueError("--column, --batch-size, --vocabulary and --weight belong to a log: give it with --loss")
+    if not options.file:
         return _loss_log(options)
-    from bridges.instruments.checkup import blaming, checkup, read_bridge
+    from bridges.instruments.checkup import blaming, checkup, read_bridge, with_losses
 
+    log, losses = _read_log(options) if options.loss else ("", [])
     bridge = read_bridge(options.file)
+    if losses:
+        bridge = with_losses(bridge, losses, options.batch_size or 0)
     with blaming(options.file):
         report = checkup(bridge)
     print(report)
+    if log:
+        print(f"\n{log}")
     for path, text in ((options.json, report.json), (options.html, report.html)):
         if path:
             path.write_text(text(), encoding="utf-8")
     return 0
 
 
-def _loss_log(options: argparse.Namespace) -> int:
-    from bridges.instruments.alignment import diagnose
-    from bridges.tasks.loss_log import read_losses
+def _read_log(options: argparse.Namespace) -> tuple[str, list[float]]:
+    """What was taken from a log, told in a line; and its losses, of total weight 1."""
+    from bridges.tasks.loss_log import read_loss_log
 
-    if not options.batch_size:
-        raise ValueError("a loss log is read against ln(batch): give --batch-size, the pairs that each loss compared")
-    if options.weight <= 0:
-        raise ValueError(f"a weight of {options.weight} is no sum of weights: give a positive number")
-    losses = [loss / options.weight for loss in read_losses(options.loss)]
-    found = diagnose(losses, options.batch_size)
+    log = read_loss_log(options.loss, options.column)
+    return f"{options.loss}: {log}", [loss / options.weight for loss in log.losses]
+
+
+def _loss_log(options: argparse.Namespace) -> int:
+    from bridges.instruments.alignment import diagnose, diagnose_generative
+
+    if options.batch_size is not None and options.vocabulary is not None:
+        raise ValueError(
+            "--batch-size is that of a contrastive loss, --vocabulary that of a generative one: give the one it is"
+        )
+    log, losses = _read_log(options)
+    if options.batch_size is not None:
+        found = diagnose(losses, options.batch_size)
+    else:
+        found = diagnose_generative(losses, options.vocabulary or 0)
     print(found)
     for reason in found.reasons:
         print(f"  {reason}")
+    if options.batch_size is None:
+        print("  read as a generative loss; a contrastive one has a chance line: give --batch-size")
+    print(f"  {log}")
     return 0
 
 

@@ -12,8 +12,9 @@ alarms is made of.
 import runpy
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from bridges.instruments.generative import Generative, Speech
 from bridges.instruments.readings import mode
 from bridges.instruments.report import Report
 
-__all__ = ["Contrastive", "Generative", "checkup", "read_bridge"]
+__all__ = ["Contrastive", "Generative", "checkup", "read_bridge", "with_losses"]
 
 
 def checkup(bridge: Generative | Contrastive) -> Report:
@@ -53,6 +54,19 @@ def checkup(bridge: Generative | Contrastive) -> Report:
         return Report(tuple(own.readings()))
 
 
+def with_losses(bridge: Generative | Contrastive, losses: Sequence[float], batch: int = 0) -> Generative | Contrastive:
+    """The bridge with the losses of its training, in nats and of total weight 1; `batch` is a contrastive one's alone.
+
+    Raises:
+        ValueError: for a batch where nothing is compared.
+    """
+    if isinstance(bridge, Contrastive):
+        return replace(bridge, losses=losses, batch=batch or bridge.batch)
+    if batch:
+        raise ValueError("the bridge is a generative one, whose loss compares no pairs: leave --batch-size out")
+    return replace(bridge, losses=losses)
+
+
 @contextmanager
 def blaming(path: Path) -> Iterator[None]:
     """Around what runs a user's file: what fails in there is told in one line, with the line of that file.
@@ -74,8 +88,8 @@ def read_bridge(path: Path) -> Generative | Contrastive:
     Raises:
         ValueError: when the file is missing, fails, or makes no such object, saying what to write.
     """
-    if path.suffix in (".csv", ".jsonl"):
-        raise ValueError(f"{path} looks like a loss log, not like Python: give it with --loss and --batch-size")
+    if path.suffix != ".py":  # a log is data: whatever stands in it, it is not run
+        raise ValueError(f"{path} is no Python file (.py), and is not run: a loss log may be, so give it with --loss")
     if not path.is_file():
         raise ValueError(f"{path} is no file: give a Python file that makes an object called bridge")
     sys.path.insert(0, str(path.parent))  # as Python does for a script: the file may import what lies beside it
