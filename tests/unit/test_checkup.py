@@ -253,8 +253,8 @@ def test_every_fault_has_a_topic_that_a_chapter_explains() -> None:
 
 def test_sides_that_do_not_fit_are_refused() -> None:
     b = speaking()
-    with pytest.raises(ValueError, match="samples: 4"):
-        checkup(replace(b, inputs=b.inputs[:4], labels=None))
+    with pytest.raises(ValueError, match="samples: 3"):
+        checkup(replace(b, inputs=b.inputs[:3], labels=None))
     with pytest.raises(ValueError, match="samples: 120, 119"):
         checkup(replace(b, labels=b.labels[1:]))
 
@@ -262,7 +262,7 @@ def test_sides_that_do_not_fit_are_refused() -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"loss": lambda tokens, rows: tokens.flatten(1).sum(1)}, r"the loss has the shape \(15,\): return its mean"),
+        ({"loss": lambda tokens, rows: tokens.sum(1)}, r"the loss has the shape \(15, 16\): return its mean"),
         ({"connector": lambda x: (x, x)}, "the connector returns a tuple: give tokens as one tensor"),
         ({"connector": lambda x: x[:, 0]}, r"the connector returns the shape \(15,\)"),
     ],

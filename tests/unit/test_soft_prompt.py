@@ -174,7 +174,7 @@ def test_gates_tell_how_far_they_are_open() -> None:
 
 def test_a_model_without_gates_is_named() -> None:
     wide = nn.ModuleDict({"gate_proj": nn.Linear(4, 4), "scale": nn.Linear(1, 1)})
-    with pytest.raises(ValueError, match='no parameter of one element has "gate" in its name'):
+    with pytest.raises(ValueError, match="no parameter has the word 'gate' or 'alpha' in its name"):
         gates(wide)
 
 

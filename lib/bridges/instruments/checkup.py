@@ -1,5 +1,7 @@
 """A check-up for a bridge of one's own: all that its parts allow to be measured, each against its line.
 
+    report = checkup(model, batch)                           # LLaVA, BLIP-2, CLIP and their like
+    report = checkup(model, batch, "vision.projector")       # any model whose call gives a loss, and its connector
     report = checkup(Generative(connector, inputs, loss))    # a connector into any model that speaks
     report = checkup(Contrastive(embed, image, text))        # two sides that meet in one space
 
@@ -12,32 +14,60 @@ alarms is made of.
 import runpy
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
+from bridges.instruments.attached import attach
 from bridges.instruments.contrastive import Contrastive, Space
-from bridges.instruments.generative import Generative, Speech
+from bridges.instruments.generative import CHUNK, Generative, Speech
 from bridges.instruments.readings import mode
 from bridges.instruments.report import Report
 
 __all__ = ["Contrastive", "Generative", "checkup", "read_bridge", "with_losses"]
 
 
-def checkup(bridge: Generative | Contrastive) -> Report:
-    """Measure all that the bridge allows, and name what lies beyond its line, causes first.
+def checkup(
+    bridge: Generative | Contrastive | nn.Module,
+    batch: Mapping[str, Any] | None = None,
+    connector: str | Sequence[str] = (),
+    *,
+    log: Sequence[float] = (),
+    chunk: int = CHUNK,
+    **given: Any,
+) -> Report:
+    """Measure all that a bridge allows, and name what lies beyond its line, causes first.
+
+    Args:
+        bridge: a model whose call on the batch gives a loss, as `attach` reads it; or a bridge in its parts.
+        batch, connector: of the model, held-out samples and the connector's path, where it is not known.
+        log: the training loss of every step, in nats.
+        chunk: samples in a call of a generative bridge, at most.
+        given: other fields of `Generative` or `Contrastive`, such as `optimizer` and `before`.
 
     Raises:
-        ValueError: for fewer than eight samples, or sides of different length.
+        ValueError: for fewer than four samples, or sides of different length.
     """
-    named: dict[str, Any] = {}
+    if len(log):
+        given["losses"] = log
+    if isinstance(bridge, nn.Module):
+        if batch is None:
+            raise ValueError("a model alone cannot be measured: give a batch of held-out samples too, by name")
+        bridge = attach(bridge, batch, connector, **given)
+    elif batch is not None or connector:
+        raise ValueError(f"a {type(bridge).__name__} has its samples in it: give a batch with a model alone")
+    elif given:
+        bridge = replace(bridge, **given)
     if isinstance(bridge, Generative):
+        bridge = _of_tensors(bridge)
         inputs = bridge.inputs if isinstance(bridge.inputs, tuple) else (bridge.inputs,)
-        named = {f"input {i}": x for i, x in enumerate(inputs, 1)}
+        named: dict[str, Any] = {f"input {i}": x for i, x in enumerate(inputs, 1)}
         named |= {"labels": bridge.labels, "told": bridge.told, "embeddings": bridge.embeddings}
     else:
         named = {"image": bridge.image, "text": bridge.text}
@@ -45,13 +75,31 @@ def checkup(bridge: Generative | Contrastive) -> Report:
         if x is not None and not isinstance(x, Tensor):
             raise ValueError(f"{name} is a {type(x).__name__}: give a tensor, one row for each sample")
     counts = [len(x) for name, x in named.items() if x is not None and name != "embeddings"]
-    if min(counts) < 8 or len(set(counts)) > 1:
-        raise ValueError(
-            f"samples: {', '.join(map(str, counts))}; give at least eight, and as many of each, row by row"
-        )
-    own = Speech(bridge) if isinstance(bridge, Generative) else Space(bridge)
-    with mode(own.module, training=False):
-        return Report(tuple(own.readings()))
+    if min(counts) < 4 or len(set(counts)) > 1:
+        raise ValueError(f"samples: {', '.join(map(str, counts))}; give at least four, and as many of each, row by row")
+    # A gradient may be asked for though the caller has switched them off.
+    with torch.inference_mode(False):
+        own = Speech(bridge, chunk) if isinstance(bridge, Generative) else Space(bridge)
+        with mode(own.module, training=False):
+            return Report(tuple(own.readings()), own.missing())
+
+
+def _of_tensors(bridge: Generative) -> Generative:
+    """The bridge with what comes as lists or by name, as processors give it, made tensors; the rest as it is."""
+    inputs, labels = bridge.inputs, bridge.labels
+    if isinstance(inputs, Mapping):
+        inputs = tuple(inputs.values())
+    if (
+        isinstance(inputs, list)
+        and len({getattr(x, "shape", None) for x in inputs}) == 1
+        and torch.is_tensor(inputs[0])
+    ):
+        inputs = torch.stack(inputs)
+    if isinstance(labels, list) and all(map(torch.is_tensor, labels)):
+        labels = pad_sequence(labels, batch_first=True, padding_value=-100)
+    return (
+        bridge if inputs is bridge.inputs and labels is bridge.labels else replace(bridge, inputs=inputs, labels=labels)
+    )
 
 
 def with_losses(bridge: Generative | Contrastive, losses: Sequence[float], batch: int = 0) -> Generative | Contrastive:

@@ -9,13 +9,15 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from bridges.instruments.alignment import CONSTANT, spread, variation
+from bridges.instruments.alignment import CONSTANT, CURVE, spread, trend, variation
 from bridges.instruments.chance import NEAR, beats_chance, chance_loss
+from bridges.instruments.labels import word_counts
+from bridges.instruments.movement import first_not_finite
 from bridges.instruments.probe import linear_probe
 from bridges.instruments.readings import (
     ENOUGH,
     MODES,
-    flow_reading,
+    flow_readings,
     inputs_reading,
     log_readings,
     mode,
@@ -88,20 +90,24 @@ class Space:
             yield inputs_reading(f"{name} inputs", rows, f"constant {name} inputs")
         with torch.no_grad():
             image, text, scale = self.embeddings()
-        sound = bool(image.isfinite().all() and text.isfinite().all())
-        yield Reading(
-            "embeddings", "finite" if sound else "not finite", "finite", "" if sound else "values that are not finite"
-        )
-        if not sound:
+        weights = first_not_finite(self.module) if self.module is not None else ""
+        sound = {
+            "parameters": not weights,
+            "embeddings": bool(image.isfinite().all() and text.isfinite().all()),
+            "factor on the cosines": bool(scale.isfinite().all()),
+        }
+        for name, finite in sound.items():
+            found = "finite" if finite else f"not finite{', first ' + weights if name == 'parameters' else ''}"
+            yield Reading(name, found, "finite", "" if finite else "values that are not finite")
+        if not all(sound.values()):
             return
         recalls = self.found()
         lost = not beats_chance(recalls[self.k], self.k, count)
         if min(variation(x.flatten(1).float()) for x in (bridge.image, bridge.text)) >= CONSTANT:
-            probe = linear_probe(pooled((bridge.image,)).float(), pooled((bridge.text,)).float())
+            probe = linear_probe(_features(bridge.image), _features(bridge.text))
             yield probe_reading("linear probe, image to text", probe, lost, count)
-        flow = flow_reading(self.module, lambda: self.loss(min(count, 128)))
-        if flow:
-            yield flow
+        flat = len(bridge.losses) >= CURVE and trend(bridge.losses).state != "falls"
+        yield from flow_readings(self.module, lambda: self.loss(min(count, 128)), lost or flat)
         if self.module is not None:
             with mode(self.module, training=True):
                 trained = self.found()
@@ -118,13 +124,39 @@ class Space:
             wide = spread(rows)
             fault = f"{name} embeddings all alike" if lost and wide < ALIKE else ""
             yield Reading(f"{name} embeddings: spread", f"{wide:.2g}", f">= {ALIKE:g}", fault)
-        with torch.no_grad():
-            value, line = float(self.loss(min(count, 128))), chance_loss(min(count, 128))
-        hidden = scale.item() > HOT or (not lost and value > line - NEAR)
-        told = f"< {line - NEAR:.3f}, where pairs are found; factor <= {HOT:g}"
-        fault = "temperature that hides the pairs" if hidden else ""
-        yield Reading(f"loss at a factor of {scale.item():.3g} (nats)", f"{value:.3f}", told, fault)
+        yield self._temperature(scale.item(), lost)
         fault = "held-out pairs at chance" if lost else ""
         yield Reading(
             f"R@1, R@{self.k} of {count} (%)", f"{recalls[1]:.1f}, {recalls[self.k]:.1f}", "above chance", fault
         )
+
+    def _temperature(self, scale: float, lost: bool) -> Reading:
+        """Whether the factor lets the loss see the pairs. With a bias beside it the loss is SigLIP's."""
+        named = dict(self.module.named_parameters()) if self.module is not None else {}
+        own = {name.rpartition(".")[2]: p for name, p in named.items()}
+        if "logit_bias" in own:
+            return Reading("factor on the cosines", f"{scale:.3g}", "not counted: a sigmoid loss, its bias beside it")
+        count = min(len(self.bridge.image), 128)
+        with torch.no_grad():
+            value, line = float(self.loss(count)), chance_loss(count)
+        bare = "logit_scale" in own and own["logit_scale"].numel() == 1 and 0 < own["logit_scale"].item() == scale < 10
+        hidden = scale > HOT or (not lost and value > line - NEAR) or bare
+        told = f"< {line - NEAR:.3f}, where pairs are found; factor <= {HOT:g}"
+        found = f"{value:.3f}" + (", logit_scale as it is" if bare else "")
+        mend = "take the factor as logit_scale.exp()" if bare else ""
+        fault = "temperature that hides the pairs" if hidden else ""
+        return Reading(f"loss at a factor of {scale:.3g} (nats)", found, told, fault, mend)
+
+    def missing(self) -> tuple[str, ...]:
+        """What was not measured, and what to give for it."""
+        b = self.bridge
+        needs = {
+            "gradient and both modes (module)": self.module is not None,
+            f"where the training went (losses, {CURVE} or more, with batch)": len(b.losses) >= CURVE and b.batch > 1,
+        }
+        return tuple(what for what, there in needs.items() if not there)
+
+
+def _features(rows: Tensor) -> Float[Tensor, "pairs width"]:
+    """What a linear map can read: ids as counts of words, anything else as it is."""
+    return pooled((rows,)).float() if rows.is_floating_point() else word_counts(rows.flatten(1).long())

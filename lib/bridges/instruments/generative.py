@@ -1,24 +1,29 @@
 """The check-up of a connector whose tokens a frozen model reads: vector to text, or one language model to another."""
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
-from bridges.instruments.alignment import variation
+from bridges.instruments.alignment import CONSTANT, CURVE, trend, variation
 from bridges.instruments.anchor import AnchorReach
 from bridges.instruments.chance import NEAR
 from bridges.instruments.conditioning import derangement
 from bridges.instruments.generation import Degeneration
+from bridges.instruments.labels import label_readings, word_counts
+from bridges.instruments.movement import as_drawn, first_not_finite, movement_reading, optimiser_readings
 from bridges.instruments.padding import PaddingShift
 from bridges.instruments.probe import linear_probe, variance_share
 from bridges.instruments.readings import (
     ENOUGH,
     MODES,
-    flow_reading,
+    flow_readings,
     inputs_reading,
     log_readings,
     mode,
@@ -31,14 +36,18 @@ from bridges.instruments.uncertainty import Estimate, mean_interval
 
 FOLLOWS = 0.1  # variation of the tokens over inputs, relative to their size
 USED = 0.1  # share of the loss with others' inputs that their own take away
-QUIET = 0.2  # typical standard deviation of an input feature
+QUIET, LOUD = 0.2, 5.0  # typical standard deviation of an input feature
 FAINT = 0.2  # share of the inputs' variance that lies between what they should pass on
 SHUT = 0.01  # of a gate that could be 1
 DISTINCT = 0.25  # distinct outputs over distinct references
 UNENDING = 0.1  # share of generations
 PADDED = 0.02  # share of prompts whose next token padding changes
+SHIFTED = 0.5  # of a next-token logit, by padding: more than rounding does
 LEAKED = 0.5  # share of samples whose answer the source has read
-CHUNKS = 8  # parts of the samples, over which the gap's interval is taken
+ALIKE = 1e-3  # share of the loss by which two calls on the same samples may differ
+OTHER = (1 / 32, 1 / 8, 8.0, 32.0)  # factors on the tokens that are tried beside the host's own scale
+PARTS = 8  # of the samples, over which the gap's interval is taken
+CHUNK = 64  # samples in a call, at most
 
 
 @dataclass(frozen=True)
@@ -59,6 +68,7 @@ class Generative:
         leak, padding, generations, penalty: what `leak_check`, `padding_shift`, `degeneration` and `anchor_reach` gave.
         told: what the first input should pass on at each place (N, S), negative where nothing: how loudly it says that
             is measured, which is worth knowing before any training.
+        optimizer, before: the optimiser of the training, and a state dict from before it, or from an earlier time.
     """
 
     connector: Callable[..., Tensor]
@@ -75,32 +85,62 @@ class Generative:
     generations: Degeneration | None = None
     penalty: AnchorReach | None = None
     told: Int[Tensor, "samples places"] | None = None
+    optimizer: Optimizer | None = None
+    before: Mapping[str, Tensor] | None = None
+
+    def tokens(self, rows: Tensor, factor: float = 1.0) -> Any:
+        """The connector's tokens for the samples `rows`, its first input times a factor."""
+        inputs = self.inputs if isinstance(self.inputs, tuple) else (self.inputs,)
+        first, *others = (x[rows] for x in inputs)
+        return self.connector(first if factor == 1 else first * factor, *others)
+
+    def read(self) -> tuple[Tensor | None, Tensor | None]:
+        """Ids and mask of what the host reads at the labels' places, where it shifts these itself."""
+        return None, None
+
+    def whole(self) -> nn.Module | None:
+        """The model that holds connector and host, where there is one."""
+        return None
+
+    def words(self) -> int:
+        """How many words the host chooses among, 0 where that is not known."""
+        return 0 if self.embeddings is None else len(self.embeddings)
 
 
 class Speech:
-    """The check-up of a generative bridge."""
+    """The check-up of a generative bridge, in calls of `chunk` samples at most."""
 
-    def __init__(self, bridge: Generative):
+    def __init__(self, bridge: Generative, chunk: int = CHUNK):
         self.bridge = bridge
         self.inputs = bridge.inputs if isinstance(bridge.inputs, tuple) else (bridge.inputs,)
         self.count = len(self.inputs[0])
         self.module = bridge.module or (bridge.connector if isinstance(bridge.connector, nn.Module) else None)
         device = self.inputs[0].device
-        self.chunks = torch.arange(self.count, device=device).tensor_split(min(CHUNKS, self.count // 4))
+        parts = max(min(PARTS, max(2, self.count // 4)), math.ceil(self.count / chunk))
+        self.chunks = torch.arange(self.count, device=device).tensor_split(parts)
+        # A prompt of its own has no input, or the same places for all.
+        floating = self.inputs[0].is_floating_point()
+        self.prompt = not floating and bool((self.inputs[0] == self.inputs[0][:1]).all())
+        self.given = floating and variation(self.inputs[0].nan_to_num(0, 0, 0).flatten(1).float()) >= CONSTANT
 
-    def tokens(self, rows: Tensor) -> Tensor:
-        found = self.bridge.connector(*(x[rows] for x in self.inputs))
+    def tokens(self, rows: Tensor, factor: float = 1.0) -> Tensor:
+        found = self.bridge.tokens(rows, factor)
+        if not isinstance(found, Tensor):
+            found = _one_tensor(found, len(rows))
         if not isinstance(found, Tensor) or found.dim() not in (2, 3):
             like = f"the shape {tuple(found.shape)}" if isinstance(found, Tensor) else f"a {type(found).__name__}"
             raise ValueError(f"the connector returns {like}: give tokens as one tensor (N, K, dim) or (N, dim)")
         return found
 
     @torch.no_grad()
-    def gap(self) -> tuple[Estimate, float]:
-        """The conditioning gap over parts of the samples, which trade inputs among themselves; and the line for it."""
+    def gap(self, scale: float = 1.0, factor: float = 1.0) -> tuple[Estimate, float]:
+        """The conditioning gap over parts of the samples, which trade inputs among themselves; and the line for it.
+
+        The tokens are taken times `scale`, and made of the first input times a `factor`.
+        """
         own, others = [], []
         for rows in self.chunks:
-            tokens = self.tokens(rows)
+            tokens = self.tokens(rows, factor) * scale
             order = derangement(len(rows)).to(rows.device)
             own.append(float(self.host_loss(tokens, rows)))
             others.append(float(self.host_loss(tokens[order], rows)))
@@ -108,43 +148,93 @@ class Speech:
         return mean_interval([b - a for a, b in zip(own, others, strict=True)]), line
 
     @torch.no_grad()
-    def loss(self, factor: float) -> float:
-        """The host's loss with the tokens times a factor."""
-        return fmean(float(self.host_loss(self.tokens(rows) * factor, rows)) for rows in self.chunks)
+    def loss(self, scale: float = 1.0, factor: float = 1.0) -> float:
+        """The host's loss with the tokens times `scale`, made of the first input times a `factor`."""
+        return fmean(float(self.host_loss(self.tokens(rows, factor) * scale, rows)) for rows in self.chunks)
 
     def host_loss(self, tokens: Tensor, rows: Tensor) -> Tensor:
-        """What `loss` gives, seen to be one number."""
+        """What `loss` gives, seen to be one number, or one a sample."""
         found = torch.as_tensor(self.bridge.loss(tokens, rows))
+        if found.shape == (len(rows),):
+            found = found.mean()
         if found.numel() != 1:
             raise ValueError(f"the loss has the shape {tuple(found.shape)}: return its mean, one number")
         return found.reshape(())
 
+    def heard(self, as_is: float, scale: float = 1.0, factor: float = 1.0) -> float:
+        """The loss at another scale, where inputs are heard there and it is clearly lower; else infinity."""
+        found = self.loss(scale, factor)
+        if not found < min((1 - USED) * as_is, as_is - NEAR):
+            return math.inf
+        gap, line = self.gap(scale, factor)
+        return found if gap.mean >= line and gap.low > 0 else math.inf
+
     def readings(self) -> Iterator[Reading]:
         bridge = self.bridge
         yield Reading("held-out samples", f"{self.count}", f">= {ENOUGH}")
-        first = inputs_reading("inputs", self.inputs[0], "constant inputs")
-        yield first
+        if self.prompt:
+            yield Reading("inputs", "the same places for all", "not counted: a prompt of its own has none")
+            constant = False
+        else:
+            first = inputs_reading("inputs", self.inputs[0], "constant inputs")
+            yield first
+            constant = bool(first.fault)
+        if bridge.labels is not None:
+            labels = [*label_readings(bridge.labels, *self.bridge.read())]
+            yield from labels
+            if any(reading.fault == "no label is supervised" for reading in labels):
+                return
         with torch.no_grad():
-            tokens = torch.cat([self.tokens(rows) for rows in self.chunks]).float()
-        value = self.loss(1.0)
-        sound = bool(tokens.isfinite().all()) and torch.isfinite(torch.tensor(value)).item()
-        yield Reading("host's loss (nats)", f"{value:.3f}", "finite", "" if sound else "values that are not finite")
-        if not sound:
+            tokens = torch.cat([self.tokens(rows) for rows in self.chunks])
+        value = self.loss()
+        broken = [*self._not_finite(tokens, value)]
+        yield from broken
+        if any(reading.fault for reading in broken):
             return
+        yield from self._alike(value)
         gap, line = self.gap()
-        unused = gap.mean < line or gap.low <= 0
-        yield from self._relation(unused, bool(first.fault))
-        yield from self._parts(gap)
-        words = 0 if bridge.embeddings is None else len(bridge.embeddings)
-        yield from log_readings(bridge.losses, vocabulary=words)
-        yield from self._tokens(tokens, unused, value)
-        fault = "input that is not used" if unused else ""
-        yield Reading("conditioning gap (nats)", _interval(gap), f">= {line:.2g}, above 0", fault)
+        unused = not self.prompt and (gap.mean < line or gap.low <= 0)
+        yield from self._relation(unused, constant)
+        yield from self._parts(gap, unused)
+        yield from self._training(value, gap, unused)
+        yield from self._tokens(tokens.float(), unused, value)
+        if not self.prompt:
+            fault = "input that is not used" if unused else ""
+            yield Reading("conditioning gap (nats)", _interval(gap), f">= {line:.2g}, above 0", fault)
         yield from self._evidence()
 
+    def _not_finite(self, tokens: Tensor, value: float) -> Iterator[Reading]:
+        """Where values stop being finite: weights, tokens, or what the host makes of finite tokens."""
+        fault = "values that are not finite"
+        if self.module is not None and (name := first_not_finite(self.module)):
+            mend = "train it in float32: Adam's epsilon is zero in half precision"
+            yield Reading("connector's parameters", f"not finite, first {name}", "finite", fault, mend)
+        sound = bool(tokens.isfinite().all())
+        edge = f", largest {tokens.abs().max():.2g} of at most {torch.finfo(tokens.dtype).max:.2g}" if sound else ""
+        yield Reading("tokens", f"{'finite' if sound else 'not finite'}{edge}", "finite", "" if sound else fault)
+        there = math.isfinite(value)
+        where = ", made by the host from finite tokens" if sound and not there else ""
+        mend = "compute the host in bfloat16 or float32: its range may be too small" if where else ""
+        yield Reading("host's loss (nats)", f"{value:.3f}{where}", "finite", "" if there else fault, mend)
+
+    def _alike(self, value: float) -> Iterator[Reading]:
+        """Whether two calls give one loss; and whether there is one, be the input what it may."""
+        rows = self.chunks[0]
+        with torch.no_grad():
+            tokens = self.tokens(rows)
+            one, two = float(self.host_loss(tokens, rows)), float(self.host_loss(tokens, rows))
+            others = float(self.host_loss(tokens[derangement(len(rows)).to(rows.device)], rows))
+        off = abs(one - two) / max(abs(one), NEAR)
+        fault = "host in training mode" if off > ALIKE else ""
+        yield Reading("two calls on the same tokens: losses apart", f"{off:.2g}", f"<= {ALIKE:g} of the loss", fault)
+        known = self.bridge.labels is not None and bool((self.bridge.labels == self.bridge.labels[:1]).all())
+        if max(value, others) < NEAR and not self.prompt and not known:
+            fault = "the answers are read before they are scored"
+            yield Reading("loss with others' tokens (nats)", f"{others:.3f}", f">= {NEAR:g}", fault)
+
     def _relation(self, unused: bool, constant: bool) -> Iterator[Reading]:
-        if self.bridge.labels is not None and self.inputs[0].is_floating_point() and not constant:
-            probe = linear_probe(pooled(self.inputs).float(), _words(self.bridge.labels))
+        if self.bridge.labels is not None and self.given and not constant and self.count >= 8:
+            probe = linear_probe(pooled(self.inputs).float(), word_counts(self.bridge.labels))
             yield probe_reading("linear probe, inputs to words", probe, unused, self.count)
         if self.bridge.told is not None and not constant:
             yield self._loudness(self.bridge.told, unused)
@@ -169,7 +259,7 @@ class Speech:
         line = f">= {FAINT:g}" + ("" if unused else "; not counted, the bridge uses its input")
         return Reading("share of the inputs' variance between what is told", f"{share:.2f}", line, fault)
 
-    def _parts(self, gap: Estimate) -> Iterator[Reading]:
+    def _parts(self, gap: Estimate, unused: bool) -> Iterator[Reading]:
         """What holds of the connector as a module: gates, gradient, and the two modes."""
         if self.module is None:
             return
@@ -182,41 +272,81 @@ class Speech:
             fault = "gates that are shut" if widest < SHUT else ""
             yield Reading(f"widest of {len(opened)} gates", f"{widest:.3f}", f">= {SHUT:g}", fault)
         rows = self.chunks[0]
-        flow = flow_reading(self.module, lambda: self.host_loss(self.tokens(rows), rows))
-        if flow:
-            yield flow
+        losses = self.bridge.losses
+        flat = len(losses) >= CURVE and trend(losses).state != "falls"
+        yield from flow_readings(
+            self.module, lambda: self.host_loss(self.tokens(rows), rows), unused or flat, self.bridge.whole()
+        )
+        if self.prompt:
+            return
         with mode(self.module, training=True):
             trained, line = self.gap()
         fault = "another model in evaluation" if trained.low > line and gap.mean < MODES * trained.mean else ""
         yield Reading("gap in training mode (nats)", _interval(trained), f"<= {1 / MODES:g} x in evaluation", fault)
 
+    def _training(self, value: float, gap: Estimate, unused: bool) -> Iterator[Reading]:
+        """What the log, the optimiser and the weights say of the training."""
+        bridge, losses = self.bridge, self.bridge.losses
+        yield from log_readings(losses, vocabulary=bridge.words())
+        if self.module is not None and bridge.optimizer is not None:
+            yield from optimiser_readings(bridge.optimizer, self.module, len(losses))
+        if self.module is not None and bridge.before is not None:
+            yield movement_reading(self.module, bridge.before)
+        if len(losses) < CURVE or not all(map(math.isfinite, losses)):
+            return
+        way = trend(losses)
+        if way.state != "falls":
+            return
+        if self.module is not None:
+            drawn = as_drawn(self.module)
+            fault = "connector is not the trained one" if unused else "parameters that did not move"
+            found = "as they are drawn" if drawn else "moved"
+            yield Reading("linear layers of the connector", found, "moved, as the log falls", fault if drawn else "")
+        far = unused and value - way.level > max(USED * value, NEAR) and value - way.level > 2 * abs(gap.mean)
+        fault = "held-out loss far above the log's end" if far else ""
+        line = f"near {way.level:.3f}, the log's end" + ("" if unused else "; not counted, the input is used")
+        yield Reading("held-out loss (nats)", f"{value:.3f}", line, fault)
+
     def _tokens(self, tokens: Tensor, unused: bool, as_is: float) -> Iterator[Reading]:
-        deviation = self.inputs[0].float().flatten(0, -2).std(0).median().item()
         follows = variation(tokens.flatten(1))
-        quiet = follows < FOLLOWS and 0 < deviation < QUIET and self.inputs[0].is_floating_point()
-        fault = "inputs too quiet" if quiet else ""
-        if self.inputs[0].is_floating_point():
-            told = f">= {QUIET:g}, where tokens vary by < {FOLLOWS:g}"
-            yield Reading("typical deviation of an input feature", f"{deviation:.2g}", told, fault)
-        fault = "tokens that do not follow the input" if unused and follows < FOLLOWS else ""
-        yield Reading("tokens: variation over inputs", f"{follows:.2g}", f">= {FOLLOWS:g}", fault)
-        if self.bridge.embeddings is not None:
-            own = self.bridge.embeddings.detach().float().square().mean(-1).sqrt().mean()
-            ratio = (tokens.square().mean(-1).sqrt().mean() / own).item()
-            yield Reading("tokens' RMS over the host's", f"{ratio:.3g}", "for its effect see the next line")
-            if ratio > 0:
-                matched = self.loss(1 / ratio)
-                line = min((1 - USED) * as_is, as_is - NEAR)
-                fault = "scale far from the host's" if matched < line else ""
-                yield Reading("host's loss at the host's RMS (nats)", f"{matched:.3f}", f">= {line:.3f}", fault)
+        if self.given:
+            yield self._loud_inputs(follows, as_is)
+        if not self.prompt:
+            fault = "tokens that do not follow the input" if unused and follows < FOLLOWS else ""
+            yield Reading("tokens: variation over inputs", f"{follows:.2g}", f">= {FOLLOWS:g}", fault)
+        if self.bridge.embeddings is None:
+            return
+        own = self.bridge.embeddings.detach().float().square().mean(-1).sqrt().mean()
+        ratio = (tokens.square().mean(-1).sqrt().mean() / own).item()
+        yield Reading("tokens' RMS over the host's", f"{ratio:.3g}", "for its effect see the next line")
+        tried = {1 / ratio: self.heard(as_is, 1 / ratio)} if ratio > 0 else {}
+        if ratio > 0 and not self.prompt and math.isinf(tried[1 / ratio]):
+            tried |= {scale: self.heard(as_is, scale) for scale in OTHER}
+        best = min(tried, key=lambda scale: tried[scale], default=1.0)
+        low = tried.get(best, math.inf)
+        found = "nowhere lower" if math.isinf(low) else f"{low:.3f} at {best:.3g} times"
+        fault = "scale far from the host's" if low < as_is else ""
+        yield Reading("host's loss at other scales of the tokens (nats)", found, f"not below {as_is:.3f}", fault)
+
+    def _loud_inputs(self, follows: float, as_is: float) -> Reading:
+        """Whether the inputs are of another size than the connector can use, or was trained on."""
+        deviation = self.inputs[0].float().flatten(0, -2).std(0).median().item()
+        fault, line = "", f"{QUIET:g} to {LOUD:g}, where it matters"
+        if 0 < deviation < QUIET and (follows < FOLLOWS or math.isfinite(self.heard(as_is, factor=1 / deviation))):
+            fault = "inputs too quiet"
+        elif deviation > LOUD and math.isfinite(self.heard(as_is, factor=1 / deviation)):
+            fault = "inputs too loud"
+        return Reading("typical deviation of an input feature", f"{deviation:.2g}", line, fault)
 
     def _evidence(self) -> Iterator[Reading]:
         """What other instruments have measured."""
         b = self.bridge
         if b.padding is not None:
-            fault = "padding that changes the answers" if b.padding.changed > PADDED else ""
-            found = f"{b.padding.changed:.0%} of {b.padding.padded}"
-            yield Reading(f"padded on the {b.padding.side}: another next token", found, f"<= {PADDED:.0%}", fault)
+            shifts = b.padding.changed > PADDED or b.padding.logits > SHIFTED
+            fault = "padding that changes the answers" if shifts else ""
+            found = f"{b.padding.changed:.0%} of {b.padding.padded}, logits by {b.padding.logits:.2g}"
+            line, mend = f"<= {PADDED:.0%}, <= {SHIFTED:g}", "pad on the left" if b.padding.side == "right" else ""
+            yield Reading(f"padded on the {b.padding.side}: another next token", found, line, fault, mend)
         if b.generations is not None:
             share = max(b.generations.unstopped, b.generations.empty)
             fault = "generations that do not end" if share > UNENDING else ""
@@ -233,15 +363,34 @@ class Speech:
             found = f"{b.penalty.answer_sensitivity:.2%}"
             yield Reading("penalty: change with others' answers", found, "> 0", fault)
 
+    def missing(self) -> tuple[str, ...]:
+        """What was not measured, and what to give for it."""
+        b = self.bridge
+        needs = {
+            "what is supervised, and whether the inputs tell of it (labels)": b.labels is not None,
+            "gates, gradient and both modes (module)": self.module is not None,
+            "scale beside the host's (embeddings)": b.embeddings is not None,
+            f"where the training went (losses, {CURVE} or more)": len(b.losses) >= CURVE,
+            "what the optimiser holds (optimizer)": b.optimizer is not None,
+            "what has moved (before)": b.before is not None,
+            "what is said (said, wanted)": bool(b.said),
+            "padding (padding)": b.padding is not None,
+            "ends of generations (generations)": b.generations is not None,
+            "answers in what the source reads (leak)": b.leak is not None,
+        }
+        return tuple(what for what, there in needs.items() if not there)
+
+
+def _one_tensor(found: object, count: int) -> object:
+    """The tokens in what transformers' modules return beside a tensor, where they are told apart; else as it is."""
+    for name in ("pooler_output", "last_hidden_state"):
+        if isinstance(value := getattr(found, name, None), Tensor | tuple | list):
+            found = value
+            break
+    if isinstance(found, tuple | list) and len(found) == count and len({getattr(x, "shape", None) for x in found}) == 1:
+        return torch.stack(list(found)) if isinstance(found[0], Tensor) else found
+    return found
+
 
 def _interval(found: Estimate) -> str:
     return f"{found.mean:.3f} [{found.low:.3f}, {found.high:.3f}]"
-
-
-def _words(labels: Int[Tensor, "samples length"]) -> Float[Tensor, "samples words"]:
-    """How often each id stands in each row, for the ids that tell rows apart."""
-    found, columns = labels.clamp_min(-1).unique(return_inverse=True)
-    counts = torch.zeros(len(labels), len(found), device=labels.device)
-    counts.scatter_add_(1, columns.view(labels.shape), torch.ones(labels.shape, device=labels.device))
-    counts = counts[:, found >= 0]
-    return counts[:, counts.std(0) > 0]

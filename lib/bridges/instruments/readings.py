@@ -1,6 +1,7 @@
 """Measurements that both kinds of check-up take."""
 
 import math
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from bridges.instruments.alignment import CONSTANT, CURVE, SURE, trend, variation
 from bridges.instruments.chance import NEAR, read_loss
-from bridges.instruments.gradients import gradient_flow
+from bridges.instruments.gradients import GradientFlow, gradient_flow
 from bridges.instruments.probe import Probe
 from bridges.instruments.report import Reading
 
@@ -58,20 +59,46 @@ def probe_reading(what: str, probe: Probe, unused: bool, count: int) -> Reading:
     return Reading(what, found, line, fault)
 
 
-def flow_reading(module: nn.Module | None, loss: Callable[[], Tensor]) -> Reading | None:
-    """How much of what is trained a gradient reaches; None where there is nothing to train."""
+def flow_readings(
+    module: nn.Module | None, loss: Callable[[], Tensor], idle: bool, whole: nn.Module | None = None
+) -> Iterator[Reading]:
+    """How much of what is trained a gradient reaches, in evaluation mode and in training mode.
+
+    A module of which nothing requires a gradient may have been frozen to be used. That is a fault only where it is
+    `idle`: where nothing that it was given shows that it has been trained. In training mode is the `whole` model, where
+    there is one.
+    """
     if module is None or not any(True for _ in module.parameters()):
-        return None
-    try:
-        with torch.enable_grad():
-            flow = gradient_flow(module.named_parameters(), loss)
-    except ValueError:  # the loss is one finite number, so that it depends on none of these parameters
-        fault = "no gradient to the connector"
-        return Reading("gradient", "the loss depends on no parameter of the connector", "reaches it", fault)
-    size = {name: p.numel() for name, p in module.named_parameters()}
+        return
+    named = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
+    if not named:
+        count, fault = sum(p.numel() for p in module.parameters()), "no gradient to the connector" if idle else ""
+        line = "some" + ("" if idle else "; not counted, it has been trained")
+        yield Reading("parameters that require a gradient", f"0 of {count:,}", line, fault, "unfreeze the connector")
+        return
+    flow, why = _flow(named, loss)
+    if flow is None:
+        yield Reading("gradient", why, "reaches it", "no gradient to the connector")
+        return
+    size = {name: p.numel() for name, p in named}
     dead = sum(size[name] for name in flow.dead) / sum(size[name] for name in flow.gradient)
     fault = "parameters that no gradient reaches" if dead >= DEAD_SHARE else ""
-    return Reading("parameters without gradient", f"{dead:.0%}", f"< {DEAD_SHARE:.0%}", fault)
+    yield Reading("parameters without gradient", f"{dead:.0%}", f"< {DEAD_SHARE:.0%}", fault)
+    with mode(whole or module, training=True):
+        trained, why = _flow(named, loss)
+    if trained is None:
+        yield Reading("gradient in training mode", why, "as in evaluation", "no gradient in training mode")
+
+
+def _flow(named: list[tuple[str, nn.Parameter]], loss: Callable[[], Tensor]) -> tuple[GradientFlow | None, str]:
+    """The gradient's flow, or why there is none."""
+    try:
+        with torch.enable_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # reentrant checkpoints warn of what is told here
+            flow = gradient_flow(named, loss)
+    except ValueError:  # the loss is one finite number, so that it depends on none of these parameters
+        return None, "the loss depends on no parameter of the connector"
+    return flow, ""
 
 
 def log_readings(losses: Sequence[float], batch: int = 0, vocabulary: int = 0) -> Iterator[Reading]:

@@ -1,7 +1,7 @@
 """What a check-up found: every measurement beside its line, and the faults that are raised, causes first."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from html import escape
 
 
@@ -18,19 +18,30 @@ class Fault:
 FAULTS = {
     fault.name: fault
     for fault in (
-        Fault("values that are not finite", "chance lines", "look for infinities where these values are made"),
+        Fault("values that are not finite", "chance lines", "look at what makes them; compute it in bfloat16"),
+        Fault("no label is supervised", "chance lines", "look at the template that masks the prompt"),
+        Fault("padding is supervised", "padding and stopping", "set the labels of padding to -100"),
         Fault("constant inputs", "chance lines", "look at what extracts the inputs: it gives every sample the same"),
         Fault("constant image inputs", "chance lines", "look at the image tower: it gives every image the same"),
         Fault("constant text inputs", "chance lines", "look at the text tower: it gives every text the same"),
         Fault("pairs that do not belong together", "chance lines", "check the order of both sides, row by row"),
         Fault("the source reads the answers", "leaks", "take the answers out of what the source reads"),
+        Fault("the answers are read before they are scored", "leaks", "score each position against the token after it"),
+        Fault("labels shifted twice", "chance lines", "hand over labels as the ids are: the model shifts them itself"),
+        Fault("host in training mode", "gates", "call model.eval() before anything is measured or served"),
+        Fault("a rate of zero", "initial values", "look at the schedule: a resumed one may think that it has ended"),
+        Fault("parameters outside the optimiser", "chance lines", "build the optimiser when all parts are in place"),
+        Fault("connector is not the trained one", "collapse", "load its weights, and see that no key is left over"),
+        Fault("parameters that did not move", "chance lines", "see that the optimiser holds them, at a true rate"),
         Fault("no gradient to the connector", "retrieval", "look for detach, no_grad, or frozen parameters"),
+        Fault("no gradient in training mode", "retrieval", "checkpoint with use_reentrant=False"),
         Fault("another model in evaluation", "gates", "look for gates or running statistics of training"),
         Fault("loss below zero", "chance lines", "keep the right pair in the denominator; log each term apart"),
         Fault("loss that diverged", "initial values", "lower the learning rate"),
         Fault("training that moves nothing", "chance lines", "see that the optimiser holds the parameters"),
         Fault("gates that are shut", "gates", "see that they are trained, at a rate that can open them"),
-        Fault("inputs too quiet", "collapse", "standardise the inputs: each feature to mean 0, deviation 1"),
+        Fault("inputs too quiet", "collapse", "standardise the inputs as in training: mean 0, deviation 1"),
+        Fault("inputs too loud", "collapse", "standardise the inputs as in training: mean 0, deviation 1"),
         Fault("what is to be said is faint", "loudness", "whiten the inputs by the training samples; train longer"),
         Fault("tokens that do not follow the input", "collapse", "train longer; look for what drowns the input"),
         Fault("image embeddings all alike", "initial values", "lower the learning rate, normalise the inputs"),
@@ -40,9 +51,11 @@ FAULTS = {
         Fault("parameters that no gradient reaches", "gradients", "look for a part that cannot act, or has saturated"),
         Fault("embeddings not of unit length", "chance lines", "normalise both sides before the loss"),
         Fault("input that is not used", "collapse", "train longer, or at other rates, and look at this gap again"),
+        Fault("held-out loss far above the log's end", "collapse", "see that connector and host are the log's"),
         Fault("held-out pairs at chance", "retrieval", "check the order of the training pairs; train longer"),
-        Fault("padding that changes the answers", "padding and stopping", "pad on the left"),
-        Fault("generations that do not end", "padding and stopping", "train on the end token"),
+        Fault("padding that changes the answers", "padding and stopping", "hand over the mask, and positions by it"),
+        Fault("generations that do not end", "padding and stopping", "supervise the end token, apart from padding"),
+        Fault("weight decay on gates", "gates", "put gates and temperatures in a group without decay"),
         Fault("one sentence for all inputs", "collapse", "judge by the conditioning gap, not by BLEU alone"),
         Fault("penalty that cannot see the answers", "penalties", "compare logits that foretell the same tokens"),
     )
@@ -51,12 +64,16 @@ FAULTS = {
 
 @dataclass(frozen=True)
 class Reading:
-    """One measurement: what it is, what came out, the line it is held against, and the fault it raises, if any."""
+    """One measurement: what it is, what came out, the line it is held against, and the fault it raises, if any.
+
+    `mend` is what to try, where this measurement knows better than the fault in general.
+    """
 
     what: str
     found: str
     line: str
     fault: str = ""
+    mend: str = ""
 
     def __post_init__(self) -> None:
         if self.fault and self.fault not in FAULTS:
@@ -67,16 +84,21 @@ class Reading:
 class Report:
     """The readings of a check-up in the order they were taken.
 
-    As rich text in a notebook, as plain text by `print`, and by `json` and `html`.
+    `missing` says what was not measured, and what to give for it. As rich text in a notebook, as plain text by `print`,
+    and by `json` and `html`.
     """
 
     readings: tuple[Reading, ...]
+    missing: tuple[str, ...] = ()
 
     @property
     def faults(self) -> tuple[Fault, ...]:
         """What was raised, causes before consequences. Mend the first, then check again."""
-        raised = {reading.fault for reading in self.readings}
-        return tuple(fault for name, fault in FAULTS.items() if name in raised)
+        mends: dict[str, str] = {}
+        for reading in self.readings:
+            mends[reading.fault] = mends.get(reading.fault) or reading.mend
+        named = (fault for name, fault in FAULTS.items() if name in mends)
+        return tuple(replace(fault, mend=mends[fault.name] or fault.mend) for fault in named)
 
     @property
     def headline(self) -> str:
@@ -86,25 +108,28 @@ class Report:
     def _advice(self) -> list[str]:
         return [f"{fault.name} (see {fault.topic}): {fault.mend}" for fault in self.faults]
 
+    def _unmeasured(self) -> str:
+        return f"Not measured: {'; '.join(self.missing)}." if self.missing else ""
+
     def __str__(self) -> str:
         rows = [(r.what, r.found, r.line, "<--" if r.fault else "") for r in self.readings]
         widths = [max(len(row[i]) for row in rows) for i in range(3)]
         table = ("  ".join([*(row[i].ljust(widths[i]) for i in range(3)), row[3]]).rstrip() for row in rows)
         advice = (f"{number}. {text}" for number, text in enumerate(self._advice(), 1))
-        return "\n".join([self.headline, "", *table, "", *advice]).rstrip()
+        return "\n".join([self.headline, "", *table, "", *advice, "", self._unmeasured()]).rstrip()
 
     def _repr_markdown_(self) -> str:
         head = f"**{self.headline}**\n\n| measured | found | line | raises |\n|---|---|---|---|\n"
         rows = (f"| {r.what} | {r.found} | {r.line} | {r.fault} |" for r in self.readings)
         advice = (f"{number}. {text}" for number, text in enumerate(self._advice(), 1))
-        return head + "\n".join(rows) + "\n\n" + "\n".join(advice)
+        return head + "\n".join(rows) + "\n\n" + "\n".join([*advice, "", self._unmeasured()])
 
     def json(self) -> str:
-        """The report as a JSON object with the keys headline, faults and readings."""
+        """The report as a JSON object with the keys headline, faults, readings and missing."""
         faults = [asdict(fault) for fault in self.faults]
-        return json.dumps(
-            {"headline": self.headline, "faults": faults, "readings": [asdict(r) for r in self.readings]}, indent=1
-        )
+        readings = [asdict(reading) for reading in self.readings]
+        found = {"headline": self.headline, "faults": faults, "readings": readings, "missing": list(self.missing)}
+        return json.dumps(found, indent=1)
 
     def html(self) -> str:
         """The report as a page of its own."""
@@ -113,6 +138,7 @@ class Report:
             for r in self.readings
         )
         advice = "".join(f"<li>{escape(text)}</li>\n" for text in self._advice())
+        missing = f"<p>{escape(self._unmeasured())}</p>\n" if self.missing else ""
         return (
             '<!doctype html>\n<html lang="en"><meta charset="utf-8"><title>Check-up of a bridge</title>\n'
             '<meta name="viewport" content="width=device-width"><meta name="color-scheme" content="light dark">\n'
@@ -120,5 +146,5 @@ class Report:
             "table { display: block; overflow-x: auto; border-collapse: collapse }\n"
             "th, td { text-align: left; padding: .3rem .8rem; border-bottom: 1px solid #8888 }</style>\n"
             f"<h1>{escape(self.headline)}</h1>\n<table>\n<tr><th>measured<th>found<th>line<th>raises</tr>\n{cells}"
-            f"</table>\n<ol>\n{advice}</ol>\n</html>\n"
+            f"</table>\n<ol>\n{advice}</ol>\n{missing}</html>\n"
         )

@@ -131,13 +131,29 @@ def _first_token(
 def gates(module: nn.Module | Iterable[tuple[str, Tensor]]) -> dict[str, float]:
     """How far each gate of a module, or among named parameters, is open: tanh of its value, -1 to 1, 0 being shut.
 
-    A gate is a parameter of one element whose name holds "gate".
+    A gate is a parameter with the word "gate", "gates" or "alpha" (Idefics) in its own name, or in that of its part
+    where it is no weight or bias of a layer; of one element, or a vector over features, whose mean size then counts.
 
     Raises:
         ValueError: when there is none.
     """
     named = module.named_parameters() if isinstance(module, nn.Module) else module
-    found = {name: p.detach().tanh().item() for name, p in named if "gate" in name and p.numel() == 1}
+    found = {name: _opened(p.detach().float()) for name, p in named if _is_gate(name, p)}
     if not found:
-        raise ValueError('no parameter of one element has "gate" in its name: give the module that holds the gates')
+        raise ValueError(
+            "no parameter has the word 'gate' or 'alpha' in its name, with one element or one a feature: give the"
+            " module that holds the gates"
+        )
     return found
+
+
+def _is_gate(name: str, value: Tensor) -> bool:
+    *before, last = name.split(".")
+    words = set(last.split("_"))
+    if last.split("_")[-1] not in ("weight", "bias"):
+        words |= set(before[-1].split("_")) if before else set()
+    return bool(words & {"gate", "gates", "alpha"}) and value.numel() == value.shape[-1:].numel()
+
+
+def _opened(value: Tensor) -> float:
+    return (value if value.numel() == 1 else value.abs().mean()).tanh().item()
