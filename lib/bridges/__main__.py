@@ -27,8 +27,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "file",
         type=Path,
         nargs="?",
-        help="a Python file (.py) that makes an object called bridge, such as book/examples/my_bridge.py; any other"
-        " file is read as a loss log, and never executed",
+        help="a Python file (.py) that makes an object called bridge, such as book/examples/my_bridge.py, or a model"
+        " and a batch for it, such as book/examples/my_llava.py; any other file is read as a loss log, and never"
+        " executed",
     )
     checkup.add_argument("--json", type=Path, help="write the report there, for a program")
     checkup.add_argument("--html", type=Path, help="write the report there, as a page")
@@ -38,6 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     checkup.add_argument("--column", default="", help="name of the loss in the log, where another is found")
     checkup.add_argument("--batch-size", type=int, help="pairs that each loss compared, where it is a contrastive one")
     checkup.add_argument("--vocabulary", type=int, help="words that a generative model chooses among")
+    checkup.add_argument("--chunk", type=int, help="samples in a call, at most: fewer where the memory is too small")
     checkup.add_argument("--weight", type=float, default=1.0, help="sum of the weights of the loss's terms")
     for name, what in LATER.items():  # their options stand where their imports are
         commands.add_parser(name, help=what, add_help=False)
@@ -86,24 +88,29 @@ def _checkup(options: argparse.Namespace) -> int:
         options.file, options.loss = None, options.file
     if not (options.file or options.loss):
         raise ValueError(
-            "give either a Python file that makes a bridge, or --loss with a log, or both: python -m bridges checkup -h"
+            "give either a Python file that makes a bridge, or a model and a batch, or --loss with a log, or both:"
+            " python -m bridges checkup -h"
         )
     if not options.weight > 0:
         raise ValueError(f"a weight of {options.weight} is no sum of weights: give a positive number")
-    if not options.file and (options.json or options.html):
-        raise ValueError("--json and --html write the report of a Python file, not of a loss log: leave them out")
+    if not options.file and (options.json or options.html or options.chunk is not None):
+        raise ValueError("--json, --html and --chunk belong to a Python file, not to a loss log: leave them out")
     if not options.loss and (options.column or options.batch_size or options.vocabulary or options.weight != 1):
         raise ValueError("--column, --batch-size, --vocabulary and --weight belong to a log: give it with --loss")
     if not options.file:
         return _loss_log(options)
-    from bridges.instruments.checkup import blaming, checkup, read_bridge, with_losses
+    from bridges.instruments.checkup import LEAST, blaming, checkup, read_bridge, with_losses
+    from bridges.instruments.generative import CHUNK
 
+    chunk = CHUNK if options.chunk is None else options.chunk
+    if chunk < LEAST:
+        raise ValueError(f"--chunk {chunk}: samples of one call trade their inputs, so give {LEAST} or more")
     log, losses = _read_log(options) if options.loss else ("", [])
-    bridge = read_bridge(options.file)
+    bridge = read_bridge(options.file, chunk)
     if losses:
         bridge = with_losses(bridge, losses, options.batch_size or 0)
     with blaming(options.file):
-        report = checkup(bridge)
+        report = checkup(bridge, chunk=chunk, progress=True)
     print(report)
     if log:
         print(f"\n{log}")

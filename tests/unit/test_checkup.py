@@ -339,3 +339,60 @@ def test_the_command_says_what_it_needs() -> None:
     done = command()
     assert done.returncode == 1
     assert re.fullmatch(r"error: give either a Python file .*\n", done.stderr)
+
+
+def test_a_file_may_make_a_model_and_a_batch_and_the_chunk_is_given(tmp_path: Path) -> None:
+    page = tmp_path / "report.html"
+    done = command(ROOT / "book" / "examples" / "my_llava.py", "--html", page, "--chunk", 32)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[0] == "input that is not used"
+    assert not done.stderr  # no bar where nobody sees it
+    done = command(ROOT / "book" / "examples" / "my_llava.py", "--chunk", 2)
+    assert done.returncode == 1
+    assert done.stderr == "error: --chunk 2: samples of one call trade their inputs, so give 3 or more\n"
+    with pytest.raises(ValueError, match="2 samples in a call cannot trade their inputs: give a chunk of 3"):
+        checkup(speaking(), chunk=2)
+    assert not checkup(replace(speaking(), inputs=speaking().inputs[:7], labels=None), chunk=3).faults
+
+
+@pytest.mark.parametrize(
+    ("end", "said"),
+    [
+        ("", r"makes a model and no batch: give batch = \{\.\.\.\}, what the model is called with, by name"),
+        ("batch = [1]\n", r"makes a model whose batch is a list: give batch"),
+        ("batch = {'x': torch.ones(8, 4)}\n", r"ValueError: where Linear keeps its connector is not known: name"),
+        ("batch, connector = {'x': torch.ones(8, 4)}, model\n", r"connector is a Linear: give its path in the model"),
+    ],
+)
+def test_a_file_whose_model_cannot_be_called_is_refused(end: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(f"import torch\nmodel = torch.nn.Linear(4, 4)\n{end}")
+    with pytest.raises(ValueError, match=said):
+        read_bridge(tmp_path / "mine.py")
+
+
+def test_a_whole_model_in_the_place_of_its_connector_is_told_how_to_be_called() -> None:
+    class LlavaForConditionalGeneration(nn.Linear):
+        """Named as the model that users hand over."""
+
+    class Two(nn.Linear):
+        get_image_features = get_text_features = logit_scale = None
+
+    whole = LlavaForConditionalGeneration(WIDTH, WIDTH)
+    said = r"whole model, not its connector: call checkup\(model, batch\), where batch is what the model is called with"
+    with pytest.raises(ValueError, match=f"a LlavaForConditionalGeneration is a {said}"):
+        checkup(replace(speaking(), connector=whole))
+    with pytest.raises(ValueError, match=f"a Two is a {said}"):
+        checkup(replace(meeting(), embed=Two(WIDTH, WIDTH)))
+
+
+def test_a_check_up_that_lasts_shows_its_readings_on_a_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bridges.instruments.checkup.SOON", 0)
+    checkup(speaking(), progress=True)
+    assert not capsys.readouterr().err  # no terminal
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    checkup(speaking(), progress=True)
+    assert "check-up: " in capsys.readouterr().err
+    checkup(speaking())
+    assert not capsys.readouterr().err

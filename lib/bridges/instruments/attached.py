@@ -98,7 +98,12 @@ class Attached(Generative):
 
 
 def attach(
-    model: nn.Module, batch: Mapping[str, Any], connector: str | Sequence[str] = (), **given: Any
+    model: nn.Module,
+    batch: Mapping[str, Any],
+    connector: str | Sequence[str] = (),
+    *,
+    chunk: int = CHUNK,
+    **given: Any,
 ) -> Generative | Contrastive:
     """A model and a batch of held-out samples as a bridge that can be checked up.
 
@@ -108,6 +113,7 @@ def attach(
             equally many places for each.
         connector: the path of the connector's module, or of several in the order of their calls, the last of which
             gives what the host reads; found by itself in the classes of `LAYOUTS`.
+        chunk: samples in a call, at most.
         given: other fields of `Generative` or `Contrastive`.
 
     Raises:
@@ -115,7 +121,9 @@ def attach(
     """
     if all(hasattr(model, name) for name in TWO_SIDES):
         return _two_sides(model, batch, given)
-    paths = _paths(model, (connector,) if isinstance(connector, str) else tuple(connector) or _layout(model))
+    paths = _paths(
+        model, (connector,) if connector and isinstance(connector, str) else tuple(connector) or _layout(model)
+    )
     module = _Parts(model, paths)
     own: dict[str, Any] = {"model": model, "batch": batch, "paths": paths, "module": module}
     own |= {"labels": batch.get("labels")} | given
@@ -126,7 +134,7 @@ def attach(
         seen.append(read.detach())
         return read
 
-    parts = torch.arange(samples(batch)).split(CHUNK)
+    parts = torch.arange(samples(batch)).split(chunk)
     with torch.no_grad(), mode(model, training=False):
         tokens = [bridge._run(rows, keep) for rows in parts]
     if len(seen) != len(parts):

@@ -64,7 +64,7 @@ class BridgeCheckup(TrainerCallback):
     ):
         if every < 1:
             raise ValueError(f"every {every} steps: give a positive number of steps between two check-ups")
-        self.batch, self.connector, self.every, self.trainer, self.given = batch, connector or (), every, trainer, given
+        self.batch, self.connector, self.every, self.trainer, self.given = batch, connector, every, trainer, given
         self.report: Report | None = None  # the last one
         self.warned: set[str] = set()
         self._pending: dict[str, float] = {}

@@ -23,14 +23,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
+from tqdm import tqdm
 
-from bridges.instruments.attached import attach
+from bridges.instruments.attached import LAYOUTS, TWO_SIDES, attach
 from bridges.instruments.contrastive import Contrastive, Space
 from bridges.instruments.generative import CHUNK, Generative, Speech
 from bridges.instruments.readings import mode
 from bridges.instruments.report import Report
 
 __all__ = ["Contrastive", "Generative", "checkup", "read_bridge", "with_losses"]
+LEAST = 3  # samples in a call: those of one call trade their inputs
+SOON = 2  # seconds, before which no bar is shown
 
 
 def checkup(
@@ -40,6 +43,7 @@ def checkup(
     *,
     log: Sequence[float] = (),
     chunk: int = CHUNK,
+    progress: bool = False,
     **given: Any,
 ) -> Report:
     """Measure all that a bridge allows, and name what lies beyond its line, causes first.
@@ -49,21 +53,25 @@ def checkup(
         batch, connector: of the model, held-out samples and the connector's path, where it is not known.
         log: the training loss of every step, in nats.
         chunk: samples in a call of a generative bridge, at most.
+        progress: whether a check-up that lasts shows its readings as they come, on a terminal.
         given: other fields of `Generative` or `Contrastive`, such as `optimizer` and `before`.
 
     Raises:
-        ValueError: for fewer than four samples, or sides of different length.
+        ValueError: for fewer than four samples, sides of different length, or a whole model in the place of a part.
     """
+    if chunk < LEAST:
+        raise ValueError(f"{chunk} samples in a call cannot trade their inputs: give a chunk of {LEAST} or more")
     if len(log):
         given["losses"] = log
     if isinstance(bridge, nn.Module):
         if batch is None:
             raise ValueError("a model alone cannot be measured: give a batch of held-out samples too, by name")
-        bridge = attach(bridge, batch, connector, **given)
+        bridge = attach(bridge, batch, connector, chunk=chunk, **given)
     elif batch is not None or connector:
         raise ValueError(f"a {type(bridge).__name__} has its samples in it: give a batch with a model alone")
     elif given:
         bridge = replace(bridge, **given)
+    _no_whole_model(bridge.connector if isinstance(bridge, Generative) else bridge.embed)
     if isinstance(bridge, Generative):
         bridge = _of_tensors(bridge)
         inputs = bridge.inputs if isinstance(bridge.inputs, tuple) else (bridge.inputs,)
@@ -81,7 +89,23 @@ def checkup(
     with torch.inference_mode(False):
         own = Speech(bridge, chunk) if isinstance(bridge, Generative) else Space(bridge)
         with mode(own.module, training=False):
-            return Report(tuple(own.readings()), own.missing())
+            # A bar that is quiet where it cannot be seen, or where all is over soon.
+            taken = tqdm(
+                own.readings(), "check-up", unit=" readings", leave=False, delay=SOON, disable=not progress or None
+            )
+            return Report(tuple(taken), own.missing())
+
+
+def _no_whole_model(part: object) -> None:
+    """A connector or `embed` that is a model with both sides in it, as beginners hand it over, is refused."""
+    whole = next((kind.__name__ for kind in type(part).__mro__ if kind.__name__ in LAYOUTS), "")
+    if whole == "PeftModel" and not hasattr(part, "prompt_encoder"):  # a connector may well be tuned by PEFT
+        return
+    if whole or all(hasattr(part, name) for name in TWO_SIDES):
+        raise ValueError(
+            f"a {type(part).__name__} is a whole model, not its connector: call checkup(model, batch), where batch is"
+            " what the model is called with, by name, labels among it"
+        )
 
 
 def _of_tensors(bridge: Generative) -> Generative:
@@ -130,22 +154,39 @@ def blaming(path: Path) -> Iterator[None]:
         raise ValueError(f"{path}{place}: {type(error).__name__}: {error}") from error
 
 
-def read_bridge(path: Path) -> Generative | Contrastive:
-    """The object `bridge` that a Python file of one's own makes; the file is executed.
+def read_bridge(path: Path, chunk: int = CHUNK) -> Generative | Contrastive:
+    """The bridge that a Python file of one's own makes; the file is executed.
+
+    It makes an object `bridge`; or a `model` and a `batch` of held-out samples, with the path of its connector as
+    `connector` where that is not known. These are read as `checkup` reads them, in calls of `chunk` samples.
 
     Raises:
         ValueError: when the file is missing, fails, or makes no such object, saying what to write.
     """
+    what = "bridge, or model and batch"
     if path.suffix != ".py":  # a log is data: whatever stands in it, it is not run
         raise ValueError(f"{path} is no Python file (.py), and is not run: a loss log may be, so give it with --loss")
     if not path.is_file():
-        raise ValueError(f"{path} is no file: give a Python file that makes an object called bridge")
+        raise ValueError(f"{path} is no file: give a Python file that makes objects called {what}")
     sys.path.insert(0, str(path.parent))  # as Python does for a script: the file may import what lies beside it
     try:
         with blaming(path):
-            made = runpy.run_path(str(path)).get("bridge")
+            made = runpy.run_path(str(path))
     finally:
         sys.path.remove(str(path.parent))
-    if not isinstance(made, Generative | Contrastive):
-        raise ValueError(f"{path} makes no bridge: end it with bridge = Generative(...) or bridge = Contrastive(...)")
-    return made
+    bridge, model, batch = made.get("bridge"), made.get("model"), made.get("batch")
+    if isinstance(bridge, Generative | Contrastive):
+        return bridge
+    if isinstance(model, nn.Module) and isinstance(batch, Mapping):
+        paths = made.get("connector", ())
+        if not isinstance(paths, str | list | tuple):
+            raise ValueError(f"{path}: connector is a {type(paths).__name__}: give its path in the model, as text")
+        with blaming(path):
+            return attach(model, batch, paths, chunk=chunk)
+    if isinstance(model, nn.Module):
+        had = f"whose batch is a {type(batch).__name__}" if "batch" in made else "and no batch"
+        raise ValueError(f"{path} makes a model {had}: give batch = {{...}}, what the model is called with, by name")
+    raise ValueError(
+        f"{path} makes no bridge: end it with bridge = Generative(...) or bridge = Contrastive(...), or with a model"
+        " and the batch that it is called with"
+    )
