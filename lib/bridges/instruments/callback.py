@@ -98,7 +98,7 @@ class BridgeCheckup(TrainerCallback):
                 if isinstance(bridge, Contrastive):
                     own["batch"] = args.train_batch_size
                 own = {field.name: own[field.name] for field in fields(bridge) if field.name in own}
-                self.report = checkup(replace(bridge, **own), **self.given)
+                self.report = checkup(replace(bridge, **own), plots=False, **self.given)
         except Exception as error:
             self._off = True
             warnings.warn(f"no check-up from step {state.global_step} on: {error}", stacklevel=2)

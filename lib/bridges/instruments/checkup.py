@@ -28,6 +28,7 @@ from tqdm import tqdm
 from bridges.instruments.attached import LAYOUTS, TWO_SIDES, attach
 from bridges.instruments.contrastive import Contrastive, Space
 from bridges.instruments.generative import CHUNK, Generative, Speech
+from bridges.instruments.profiles import profiles
 from bridges.instruments.readings import mode
 from bridges.instruments.report import Report
 
@@ -44,6 +45,7 @@ def checkup(
     log: Sequence[float] = (),
     chunk: int = CHUNK,
     progress: bool = False,
+    plots: bool = True,
     **given: Any,
 ) -> Report:
     """Measure all that a bridge allows, and name what lies beyond its line, causes first.
@@ -54,6 +56,7 @@ def checkup(
         log: the training loss of every step, in nats.
         chunk: samples in a call of a generative bridge, at most.
         progress: whether a check-up that lasts shows its readings as they come, on a terminal.
+        plots: whether the report's page has plots, whose numbers take some more calls.
         given: other fields of `Generative` or `Contrastive`, such as `optimizer` and `before`.
 
     Raises:
@@ -93,7 +96,8 @@ def checkup(
             taken = tqdm(
                 own.readings(), "check-up", unit=" readings", leave=False, delay=SOON, disable=not progress or None
             )
-            return Report(tuple(taken), own.missing())
+            readings = tuple(taken)
+            return Report(readings, own.missing(), tuple(profiles(own, readings)) if plots else ())
 
 
 def _no_whole_model(part: object) -> None:
