@@ -1,6 +1,7 @@
 """The check-up: what it names, in which order, what it lets pass, and what it says of input it cannot use."""
 
 import json
+import math
 import re
 import runpy
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from bridges.instruments.advice import ADVICE, COSTS
 from bridges.instruments.alignment import trend
 from bridges.instruments.anchor import AnchorReach
 from bridges.instruments.chance import beats_chance
@@ -18,6 +20,7 @@ from bridges.instruments.checkup import Contrastive, Generative, checkup, read_b
 from bridges.instruments.conditioning import derangement
 from bridges.instruments.generation import Degeneration
 from bridges.instruments.padding import PaddingShift
+from bridges.instruments.plots import Profile
 from bridges.instruments.report import FAULTS, Reading, Report
 from press.chapter import TOPICS, link_to
 from torch import Tensor, nn
@@ -396,3 +399,121 @@ def test_a_check_up_that_lasts_shows_its_readings_on_a_terminal(
     assert "check-up: " in capsys.readouterr().err
     checkup(speaking())
     assert not capsys.readouterr().err
+
+
+def test_every_fault_says_why_and_at_what_cost_and_brings_about_only_what_stands_after_it() -> None:
+    assert set(ADVICE) == set(FAULTS)
+    order = list(FAULTS)
+    for name, known in ADVICE.items():
+        assert known.why, name
+        assert known.cost in COSTS
+        assert FAULTS[name].why == known.why
+        for brought in known.brings:
+            assert order.index(brought) > order.index(name), f"{brought} stands before {name}, its cause"
+
+
+def raising(*names: str) -> Report:
+    return Report(tuple(Reading(f"reading {i}", "found", "line", name) for i, name in enumerate(names)))
+
+
+def test_faults_of_one_cause_are_told_as_one() -> None:
+    report = raising(
+        "input that is not used", "connector is not the trained one", "held-out loss far above the log's end"
+    )
+    assert report.headline == "connector is not the trained one"
+    assert len(report.faults) == 3
+    assert report.causes == {
+        "connector is not the trained one": ("input that is not used", "held-out loss far above the log's end")
+    }
+    text = str(report)
+    assert (
+        "1. connector is not the trained one (see collapse)\n   seen: reading 1: found, against line\n   why: " in text
+    )
+    assert "try (a line of code): load its weights" in text
+    assert "may follow from it: input that is not used, held-out loss far above the log's end" in text
+    assert "2. " not in text
+    assert json.loads(report.json())["causes"] == {name: list(brought) for name, brought in report.causes.items()}
+
+
+def test_a_consequence_of_a_consequence_stands_under_the_first_cause_and_others_by_what_they_cost() -> None:
+    report = raising("tokens that do not follow the input", "gates that are shut", "one sentence for all inputs")
+    assert report.causes == {
+        "gates that are shut": ("tokens that do not follow the input", "one sentence for all inputs")
+    }
+    report = raising(
+        "loss that diverged", "padding that changes the answers", "padding is supervised", "loss below zero"
+    )
+    assert list(report.causes) == [
+        "padding is supervised",  # the headline, then a look before a line of code before a training
+        "loss below zero",
+        "padding that changes the answers",
+        "loss that diverged",
+    ]
+
+
+def test_the_page_has_plots_that_need_no_library_and_are_told_in_words() -> None:
+    log = [3.4 - i / 100 for i in range(100)]
+    report = checkup(speaking(), log=log)
+    assert [profile.title.partition(" (")[0] for profile in report.profiles] == [
+        "The loss log",
+        "Scale by token",
+        "Loss with another sample's token in one place",
+        "Gradient by parameter",
+    ]
+    loss, scale, gap, gradient = report.profiles
+    assert list(loss.lines) == [f"no word preferred, ln({WORDS})", "held-out loss"]
+    assert loss.values == pytest.approx(log)
+    assert scale.at == gap.at == (1, 2, 3, 4)
+    assert scale.values == pytest.approx([1.01] * 4, abs=0.01)
+    assert gradient.rows == ("gate", "map.weight")
+    page = report.html()
+    assert page.count("<svg") == page.count("aria-label=") == 4
+    assert "3.4 at first, 2.41 at last; lowest 2.41 (value of the log 100)" in page
+    for named in (
+        "loss (nats)",
+        "value of the log",
+        "RMS over the embeddings",
+        "rise of the loss (nats)",
+        "map.weight",
+    ):
+        assert named in page
+    assert "http" not in page
+    assert "<script" not in page
+    assert [curve["title"] for curve in json.loads(report.json())["profiles"]] == [p.title for p in report.profiles]
+    assert not checkup(speaking(), plots=False).profiles
+
+
+def test_plots_of_two_sides_of_what_is_broken_and_of_much() -> None:
+    report = checkup(replace(meeting(), losses=[4.2] * 1000, batch=64))
+    assert [profile.title for profile in report.profiles] == ["The loss log", "Gradient by parameter"]
+    assert list(report.profiles[0].lines) == ["chance, ln(64)"]
+    assert len(report.profiles[0].values) <= 300
+    broken = speaking().inputs.clone()
+    broken[3, 3] = torch.nan
+    report = checkup(replace(speaking(), inputs=broken, losses=[3.0, torch.nan, 2.0, 1.0]))
+    assert [profile.title for profile in report.profiles] == ["The loss log"]
+    assert json.loads(report.json())["profiles"][0]["values"][1] is None
+    assert "lowest 1 (value of the log 4)" in report.html()
+    assert "M" in report.profiles[0].svg().partition('class="values" d="')[2].partition('"')[0][1:]  # it is cut there
+
+    deep = nn.Sequential(*(nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH)) for _ in range(10)))
+    b = speaking()
+    report = checkup(replace(b, connector=lambda x: deep(x)[:, None].expand(-1, TOKENS, -1), module=deep))
+    assert report.profiles[-1].rows == tuple(f"{i}.{j}" for i in range(10) for j in range(2))
+
+
+def test_a_profile_shows_what_there_is() -> None:
+    nothing = Profile("None", "x", "y", (math.nan,), (1.0,))
+    assert nothing.svg() == ""
+    assert nothing.told == "None: no finite value."
+    assert "<figure>" not in Report((Reading("a", "b", "c"),), profiles=(nothing,)).html()
+    rows = Profile(
+        "Rows", "", "norm", (0.0, 2.0, math.inf), rows=("a<b", "a very long name of a module's parameter", "c")
+    )
+    drawn = rows.svg()
+    assert ">none<" in drawn
+    assert ">not finite<" in drawn
+    assert "a&lt;b" in drawn
+    assert "…" in drawn
+    with pytest.raises(ValueError, match="Rows: 1 values for 2 places"):
+        Profile("Rows", "", "norm", (1.0,), rows=("a", "b"))

@@ -131,7 +131,7 @@ ADVICE = {
         LINE, "pairs are found by rank, but not by this loss: its factor makes all alike, or only one count", LOST
     ),
     "parameters that no gradient reaches": Advice(
-        LOOK, "a part whose gradient is nothing beside the rest's stays as it was drawn", (*DEAF, *LOST)
+        LOOK, "a part whose gradient is nothing beside the rest's stays as it was drawn", (*DEAF[1:], *LOST)
     ),
     "embeddings not of unit length": Advice(
         LINE, "the loss compares directions; a length beside them is a factor of each sample's own", LOST

@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 from html import escape
 
 WIDTH, HEIGHT = 420, 250  # of a plot, in its own units; a page scales it down to its width
-LEFT, RIGHT, TOP, BOTTOM = 56, 12, 14, 42
+LEFT, RIGHT, TOP, BOTTOM = 72, 12, 14, 42
 ROW = 20  # height of a named row
 NAME = 24  # signs of a row's name, its end
+FLAT = 0.2  # of the largest value, that an axis spans at least
 DENSE = 40  # values from which a line has no marks
 
 
@@ -57,7 +58,7 @@ class Profile:
         told = escape(self.told, quote=True)
         return f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{told}">\n{drawn}\n</svg>'
 
-    def _line(self, height: float) -> Iterator[str]:
+    def _line(self, height: int) -> Iterator[str]:
         """Values over places, joined where neighbours are finite; lines are dashed, with their names on them."""
         points = [(x, y) for x, y in zip(self.at, self.values, strict=True) if math.isfinite(y)]
         lines = {name: y for name, y in self.lines.items() if math.isfinite(y)}
@@ -73,9 +74,13 @@ class Profile:
         for value in x.ticks:
             left, under = to(value, y.low)[0], height - BOTTOM + 16
             yield f'<text x="{left:.1f}" y="{under}" text-anchor="middle">{value:g}</text>'
+        taken: list[float] = []
         for name, value in lines.items():
             level = to(x.low, value)[1]
-            over = level - 5 if level > TOP + 12 else level + 13
+            places = (level + off for off in (-5, 14, 28, -19, 42))  # names of lines that lie close make room
+            free = [at for at in places if at > TOP + 8 and all(abs(at - other) > 13 for other in taken)]
+            over = free[0] if free else level - 5
+            taken.append(over)
             yield f'<path class="line" d="M{LEFT} {level:.1f}H{WIDTH - RIGHT}"/>'
             yield f'<text class="name" x="{WIDTH - RIGHT}" y="{over:.1f}" text-anchor="end">{escape(name)}</text>'
         path, joined = "", False
@@ -89,7 +94,7 @@ class Profile:
             yield from (f'<circle cx="{to(*p)[0]:.1f}" cy="{to(*p)[1]:.1f}" r="3"/>' for p in points)
         yield from _axes(self.x, self.y, height)
 
-    def _rows(self, height: float) -> Iterator[str]:
+    def _rows(self, height: int) -> Iterator[str]:
         """A stem for each row on a logarithmic axis, or the word for nothing."""
         left = 190
         some = [math.log10(v) for v in self.values if math.isfinite(v) and v > 0] or [0.0]
@@ -117,19 +122,20 @@ class _Scale:
 
     def __init__(self, values: Sequence[float]):
         low, high = min(values), max(values)
-        if high - low < 1e-9 * max(abs(high), 1e-9):
-            low, high = low - max(abs(low) / 2, 0.5), high + max(abs(high) / 2, 0.5)
+        wide = FLAT * max(abs(low), abs(high)) or 1.0
+        if high - low < wide:  # what hardly changes shall look so
+            low, high = (low + high - wide) / 2, (low + high + wide) / 2
         self.low, self.high = low - 0.04 * (high - low), high + 0.04 * (high - low)
         rough = (self.high - self.low) / 4
         step = min((m * 10 ** math.floor(math.log10(rough)) for m in (1, 2, 5, 10)), key=lambda s: abs(s - rough))
         first = math.ceil(self.low / step)
-        self.ticks = [round(i * step, 10) for i in range(first, math.floor(self.high / step) + 1)]
+        self.ticks = [round(float(i * step), 10) for i in range(first, math.floor(self.high / step) + 1)]
 
     def __call__(self, value: float) -> float:
         return (value - self.low) / (self.high - self.low)
 
 
-def _axes(x: str, y: str, height: float) -> Iterator[str]:
+def _axes(x: str, y: str, height: int) -> Iterator[str]:
     yield f'<path class="axis" d="M{LEFT} {TOP}V{height - BOTTOM}H{WIDTH - RIGHT}"/>'
     yield f'<text x="{(LEFT + WIDTH) / 2}" y="{height - 6}" text-anchor="middle">{escape(x)}</text>'
     middle = (TOP + height - BOTTOM) / 2
@@ -139,7 +145,7 @@ def _axes(x: str, y: str, height: float) -> Iterator[str]:
 STYLE = """\
 figure { margin: 0 0 1.5rem } figcaption { font-weight: 600 }
 .plots { display: grid; gap: 0 2rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 22rem), 1fr)) }
-svg { display: block; width: 100%; max-width: 34rem; font: 12px system-ui; fill: currentColor; --mark: #0072b2 }
+svg { display: block; width: 100%; max-width: 34rem; font: 13px system-ui; fill: currentColor; --mark: #0072b2 }
 svg path { fill: none; stroke: currentColor } svg .grid { opacity: .18 }
 svg .line { stroke-dasharray: 5 4 } svg .name { font-style: italic }
 svg .values { stroke: var(--mark); stroke-width: 2 } svg circle { fill: var(--mark) }

@@ -8,7 +8,7 @@ from statistics import fmean
 import torch
 from torch import Tensor, nn
 
-from bridges.instruments.chance import chance_loss
+from bridges.instruments.chance import NEAR, chance_loss
 from bridges.instruments.conditioning import derangement
 from bridges.instruments.contrastive import Space
 from bridges.instruments.generative import Speech
@@ -52,21 +52,21 @@ def loss_profile(losses: Sequence[float], lines: Mapping[str, float]) -> Iterato
 
 
 @torch.no_grad()
-def token_profiles(own: Speech) -> Iterator[Profile]:
+def token_profiles(own: Speech) -> list[Profile]:
     """How loud each token is, and how much the loss rises when it is another sample's, all others its own."""
     rows = own.chunks[0]
     tokens = own.tokens(rows)
     if tokens.dim() == 2:
-        return
+        return []
     loud = tokens.float().square().mean((0, 2)).sqrt()
-    y, lines = "RMS", {}
+    y, lines = "RMS", dict[str, float]()
     if own.bridge.embeddings is not None:
         loud = loud / own.bridge.embeddings.detach().float().square().mean(-1).sqrt().mean()
         y, lines = "RMS over the embeddings'", {"the host's embeddings": 1.0}
     values, at = _thinned(loud.tolist(), POINTS)
-    yield Profile("Scale by token", "token", y, values, at, lines=lines)
+    scale = Profile("Scale by token", "token", y, values, at, lines=lines)
     if own.prompt:
-        return
+        return [scale]
     as_is, others = float(own.host_loss(tokens, rows)), tokens[derangement(len(rows)).to(tokens.device)]
     rises, middles = [], []
     for places in torch.arange(tokens.shape[1], device=tokens.device).tensor_split(min(BLOCKS, tokens.shape[1])):
@@ -74,9 +74,10 @@ def token_profiles(own: Speech) -> Iterator[Profile]:
         mixed[:, places] = others[:, places]
         rises.append(float(own.host_loss(mixed, rows)) - as_is)
         middles.append(places.float().mean().item() + 1)
-    y = "loss with another sample's (nats)"
-    title = f"What each token adds, over {len(rows)} samples"
-    yield Profile(title, "token", f"rise of the {y}", tuple(rises), tuple(middles), lines={"unused": 0.0})
+    where = "one place" if tokens.shape[1] <= BLOCKS else f"one {BLOCKS}th of the places"
+    title = f"Loss with another sample's token in {where} ({len(rows)} samples)"
+    lines = {"the least that counts": NEAR}
+    return [scale, Profile(title, "token", "rise of the loss (nats)", tuple(rises), tuple(middles), lines=lines)]
 
 
 def gradient_profile(module: nn.Module | None, loss: Callable[[], Tensor]) -> Iterator[Profile]:
@@ -99,7 +100,7 @@ def gradient_profile(module: nn.Module | None, loss: Callable[[], Tensor]) -> It
     shared = next((i for i in range(depth) if len({row[: i + 1] for row in rows}) > 1), 0)
     names = tuple(".".join(row[shared:]) for row in rows[:ROWS])
     values = tuple(summed.values())[:ROWS]
-    yield Profile("Gradient by parameter", "", "norm of the gradient (nats per unit)", values, rows=names)
+    yield Profile("Gradient by parameter", "", "gradient's norm (nats per unit)", values, rows=names)
 
 
 def _thinned(values: Sequence[float], count: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
