@@ -25,6 +25,7 @@ from bridges.instruments.report import FAULTS, Reading, Report
 from press.chapter import TOPICS, link_to
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
+from torch.utils.checkpoint import checkpoint
 
 ROOT = Path(__file__).parents[2]
 WORDS, WIDTH, TOKENS, SAMPLES = 30, 16, 4, 120
@@ -162,6 +163,18 @@ def test_a_module_that_drops_its_input_in_evaluation_is_found_and_left_as_it_was
     state = torch.get_rng_state()
     checkup(bridge)
     assert torch.equal(state, torch.get_rng_state())
+
+
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
+def test_a_gradient_through_reentrant_checkpoints_is_not_measured_and_no_fault() -> None:
+    class Checkpointed(Connector):
+        def forward(self, inputs: Tensor) -> Tensor:
+            found = super().forward(inputs)
+            return checkpoint(torch.clone, found, use_reentrant=True) if self.training else found
+
+    report = checkup(replace(speaking(), connector=Checkpointed().eval()))
+    assert not report.faults
+    assert "not measured: checkpoint with use_reentrant=False" in str(report)
 
 
 def test_a_scale_counts_only_where_the_host_would_rather_have_its_own() -> None:

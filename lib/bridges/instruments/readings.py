@@ -18,6 +18,7 @@ from bridges.instruments.report import Reading
 ENOUGH = 100  # samples below which a probe that finds nothing says nothing
 DEAD_SHARE = 0.5  # of the connector's numbers that no gradient reaches
 MODES = 0.5  # of what training mode shows, that evaluation has to keep
+REENTRANT = "not measured: checkpoint with use_reentrant=False to see it"
 
 
 @contextmanager
@@ -87,7 +88,8 @@ def flow_readings(
     with mode(whole or module, training=True):
         trained, why = _flow(named, loss)
     if trained is None:
-        yield Reading("gradient in training mode", why, "as in evaluation", "no gradient in training mode")
+        fault = "" if why == REENTRANT else "no gradient in training mode"
+        yield Reading("gradient in training mode", why, "as in evaluation", fault)
 
 
 def _flow(named: list[tuple[str, nn.Parameter]], loss: Callable[[], Tensor]) -> tuple[GradientFlow | None, str]:
@@ -98,6 +100,10 @@ def _flow(named: list[tuple[str, nn.Parameter]], loss: Callable[[], Tensor]) -> 
             flow = gradient_flow(named, loss)
     except ValueError:  # the loss is one finite number, so that it depends on none of these parameters
         return None, "the loss depends on no parameter of the connector"
+    except RuntimeError as error:  # such checkpoints know of a whole backward pass alone, which would write gradients
+        if "use_reentrant" not in str(error):
+            raise
+        return None, REENTRANT
     return flow, ""
 
 
