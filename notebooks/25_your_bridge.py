@@ -3,7 +3,8 @@
 #
 # Give this page a Python file that makes a bridge, and it runs the [check-up](the_checkup.ipynb) on it. Without one it
 # takes the book's example, trains it as anybody would, and shows what the reports say before, after, and on samples
-# that the training has not seen. Below that stand the lines that wire each of the three kinds of bridge.
+# that the training has not seen. Below that stand the lines that wire a model as it is, and each of the three kinds of
+# bridge.
 
 # %% tags=["parameters"]
 profile = "quick"  # quick | full; both are the same here
@@ -20,12 +21,13 @@ from pathlib import Path
 
 import torch
 from bridges.hosts.causal import answer_loss, until_end
+from bridges.instruments.attached import LAYOUTS
 from bridges.instruments.checkup import Contrastive, Generative, blaming, checkup, read_bridge
 from bridges.instruments.generation import degeneration
 from bridges.instruments.leak import leak_check
 from bridges.instruments.padding import padding_shift
 from bridges.tasks.loss_log import read_losses
-from press.book import Markdown, begin, example, refusing
+from press.book import Markdown, begin, example, refusing, table
 from torch import nn
 from torch.nn.functional import normalize
 from transformers import (
@@ -33,6 +35,8 @@ from transformers import (
     CLIPVisionModel,
     LlamaConfig,
     LlamaForCausalLM,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
     T5Config,
     T5ForConditionalGeneration,
 )
@@ -80,8 +84,8 @@ found
 # .venv/bin/python -m bridges checkup my_bridge.py --html report.html --json report.json
 # ```
 #
-# The file is executed as it is, so it may load what it likes. It ends with `bridge = Generative(...)` or
-# `bridge = Contrastive(...)`. A file that fails, or makes no bridge, is refused in one line that names the line of yours.
+# The file is executed as it is, so it may load what it likes. It ends with `bridge = Generative(...)` or `bridge =
+# Contrastive(...)`. A file that fails, or makes no bridge, is refused in one line that names the line of yours.
 #
 # ## The same bridge, trained
 #
@@ -126,9 +130,9 @@ unseen = checkup(fresh)
 unseen
 
 # %% [markdown]
-# It has learned its samples, and hardly anything that holds for others. The loss log and the report on what was trained on
-# look like those of a bridge that works; only samples held out tell the difference. So **give the check-up samples that
-# your training has not seen**, a hundred or more.
+# It has learned its samples, and hardly anything that holds for others. The loss log and the report on what was trained
+# on look like those of a bridge that works; only samples held out tell the difference. So **give the check-up samples
+# that your training has not seen**, a hundred or more.
 
 # %% tags=["nbval-check-output", "keep_output", "remove-input"]
 untrained = checkup(read_bridge(EXAMPLE)).headline
@@ -140,7 +144,49 @@ print(f"trained, on new samples: {unseen.headline}")
 # ## How to wire yours
 #
 # Each cell below makes a host on the spot, tiny and untrained, so that only the wiring is of interest. Put yours in its
-# place: the host frozen and in evaluation mode, the samples held out.
+# place: the host in evaluation mode, the samples held out.
+#
+# ### A model as it is
+#
+# Where the connector lives inside a model whose call on a batch gives a loss, that model and a batch are all that is
+# needed. Hooks take what the connector gives, and put other samples' tokens, scaled ones, or none in its place.
+
+# %%
+torch.manual_seed(0)
+small = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4}
+IMAGE, END = 63, 2
+config = LlavaConfig(
+    vision_config=CLIPVisionConfig(**small, num_hidden_layers=2, image_size=32, patch_size=16),
+    text_config=LlamaConfig(
+        vocab_size=64, **small, num_hidden_layers=2, pad_token_id=0, bos_token_id=1, eos_token_id=END
+    ),
+    image_token_id=IMAGE,
+)
+llava = LlavaForConditionalGeneration(config).eval()
+words = torch.randint(3, IMAGE, (128, 6))
+words[:, -1] = END
+places = torch.full((128, 4), IMAGE)  # one for each patch of an image
+batch = {
+    "input_ids": torch.cat([places, words], 1),
+    "labels": torch.cat([torch.full_like(places, -100), words], 1),
+    "pixel_values": torch.randn(128, 3, 32, 32),
+}
+checkup(llava, batch)
+
+# %% [markdown]
+# Pictures and words are drawn apart here, and the report says that first. In these classes the connector is found by
+# itself; in any other, a third argument names its module: `checkup(model, batch, "vision.projector")`.
+
+# %% tags=["remove-input"]
+table(
+    "class | connector, in the order of its calls",
+    ((name, ", ".join(f"`{path}`".replace("|", "` or `") for path in at)) for name, at in LAYOUTS.items()),
+)
+
+# %% [markdown]
+# CLIP, SigLIP and whatever else has an image's and a text's features and a `logit_scale` are taken as two sides that
+# meet. The optimiser, a state dict from before the training, the log and all that follows below add readings:
+# `checkup(model, batch, optimizer=optimizer, before=before, log=losses)`. The report ends in what is missing.
 #
 # ### Vector to text, into a T5
 #
@@ -154,6 +200,7 @@ config.decoder_start_token_id = 0
 t5 = T5ForConditionalGeneration(config)
 t5.eval().requires_grad_(False)
 sentences = torch.randint(2, 100, (128, 6))  # ids to be said
+sentences[:, -1] = config.eos_token_id
 vectors = torch.randn(100, 24)[sentences].mean(1)
 vectors = (vectors - vectors.mean(0)) / vectors.std(0)
 into_t5 = nn.Sequential(nn.Linear(24, 4 * 32), nn.Unflatten(1, (4, 32)))
@@ -192,7 +239,6 @@ class Space(nn.Module):
         return *both, self.log_scale.exp()
 
 
-small = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4}
 config = CLIPVisionConfig(**small, num_hidden_layers=1, image_size=32, patch_size=8)
 tower = CLIPVisionModel(config).eval()
 captions = torch.randn(128, 12)  # yours: from a frozen text encoder
@@ -222,7 +268,7 @@ class Soft(nn.Module):
         return self.out((states * there).sum(1) / there.sum(1))
 
 
-PAD, END, LONGEST = 0, 2, 12
+PAD, LONGEST = 0, 12
 config = LlamaConfig(vocab_size=64, **small, num_hidden_layers=2)
 config.pad_token_id, config.bos_token_id, config.eos_token_id = PAD, 1, END
 llama = LlamaForCausalLM(config)
@@ -231,12 +277,12 @@ states = torch.randn(128, 10, 48)  # yours: the source's hidden states
 mask = torch.arange(10) < torch.randint(5, 11, (128, 1))
 answers = torch.randint(3, 64, (128, 5))
 answers[:, -1] = END
-into_llama, table = Soft(), llama.get_input_embeddings()
+into_llama, embeddings = Soft(), llama.get_input_embeddings()
 
 
 def llama_loss(soft: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
     """The loss of the right answers behind the soft tokens."""
-    read = torch.cat([soft, table(answers[rows])], dim=1)
+    read = torch.cat([soft, embeddings(answers[rows])], dim=1)
     return answer_loss(llama(inputs_embeds=read).logits, answers[rows])
 
 
@@ -259,12 +305,12 @@ evidence = {
     "padding": padding_shift(next_logits, prompts, PAD, "left"),
     "generations": degeneration(until_end(new, END), END, LONGEST),
 }
-checkup(Generative(into_llama, (states, mask), llama_loss, answers, table.weight, **evidence))
+checkup(Generative(into_llama, (states, mask), llama_loss, answers, embeddings.weight, **evidence))
 
 # %% [markdown]
-# All three are untrained, and their hosts are too; the reports say what that looks like. In the first two the probe finds
-# a relation, since the inputs were made from what is to be said. In the third states and answers have nothing to do with
-# each other, and so the pairs come first.
+# All are untrained, and their hosts are too; the reports say what that looks like. In the T5's and in the shared space
+# the probe finds a relation, since the inputs were made from what is to be said. In the last one states and answers
+# have nothing to do with each other, and so the pairs come first.
 #
 # ## Provenance
 

@@ -24,6 +24,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from bridges.benches.pretrain import small_host
+from bridges.connectors.scale import embedding_table
 from bridges.hosts.seq2seq import route_inputs
 from bridges.instruments.checkup import Generative, checkup
 from bridges.instruments.conditioning import conditioning_gap
@@ -194,7 +195,7 @@ found = checkup(
         job.held_out.vectors[some].to(run.device),
         lambda tokens, rows: t5(**route_inputs(t5, tokens, settings.route), labels=ids[rows]).loss,
         labels=ids,
-        embeddings=t5.get_input_embeddings().weight,
+        embeddings=embedding_table(t5),
         losses=history.losses,
         said=[pair["translation"] for pair in report.data["translations"][some]],
         wanted=job.held_out.sentences[some],

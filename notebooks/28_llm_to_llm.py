@@ -23,6 +23,7 @@ from pathlib import Path
 
 import torch
 from bridges.benches.pretrain import small_solver
+from bridges.connectors.scale import embedding_table
 from bridges.hosts.causal import answer_loss, layer_states, read_logits
 from bridges.instruments.checkup import Generative, checkup
 from bridges.instruments.uncertainty import wilson
@@ -206,7 +207,7 @@ found = checkup(
         (states, there),
         lambda soft, rows: answer_loss(read_logits(job.pair.target, soft, read[rows], mask[rows]), answers[rows]),
         labels=answers,
-        embeddings=job.pair.target.get_input_embeddings().weight,
+        embeddings=embedding_table(job.pair.target),
         module=job.module,
         losses=history.losses,
         said=report.data["lines"]["bridged"]["answers"],

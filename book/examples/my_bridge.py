@@ -30,6 +30,7 @@ class Connector(nn.Module):
 
 
 labels = torch.randint(2, 1000, (128, 12))  # held-out samples: the ids that the host should say for each
+labels[:, -1] = config.eos_token_id  # and where it should end
 features = torch.randn(1000, 64)[labels]  # and what it is to say them from, here a vector for each id
 
 

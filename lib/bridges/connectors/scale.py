@@ -1,5 +1,7 @@
 """Scale of what enters a connector and of what leaves it."""
 
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -77,9 +79,31 @@ def rms(x: Float[Tensor, "... width"]) -> Float[Tensor, "..."]:
     return x.square().mean(-1).sqrt()
 
 
+# Whose stack multiplies the embeddings of ids by its `embed_scale`, but not embeddings that it is given.
+SCALED_BY_STACK = ("blenderbot-small", "marian", "mvp", "pegasus")
+
+
+@torch.no_grad()
+def embedding_table(host: Any) -> Float[Tensor, "vocabulary width"]:
+    """The embedding of every word at the scale at which a connector's tokens stand beside it, on the host's device.
+
+    It goes through the embedding module, as words do: Gemma's multiplies its weights by the root of the width, and so
+    do those of BART and its kin where `scale_embedding` is set. Pegasus, Marian and the like do it behind the module.
+    Where nothing scales, these are the weights, to the last bit.
+    """
+    table = host.get_input_embeddings()
+    found = table(torch.arange(len(table.weight), device=table.weight.device))
+    if getattr(host.config, "model_type", "") in SCALED_BY_STACK and getattr(host.config, "scale_embedding", False):
+        found = found * host.config.d_model**0.5
+    return found
+
+
 def embedding_rms(host: nn.Module) -> float:
-    """The mean over the vocabulary of the RMS of a token's embedding, as the translation log takes it."""
-    return rms(host.get_input_embeddings().weight.detach().float()).mean().item()  # type: ignore[operator]
+    """The mean over the vocabulary of the RMS of a token's embedding, at the scale at which the host hears it.
+
+    The translation log takes it of the table's weights, which is the same for hosts that do not scale them.
+    """
+    return rms(embedding_table(host).float()).mean().item()
 
 
 class ScaleMatch(nn.Module):

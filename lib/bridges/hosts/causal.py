@@ -85,6 +85,16 @@ def load(
     return model.eval().requires_grad_(False).to(device), tokenizer
 
 
+def clean(model: PreTrainedModel) -> PreTrainedModel:
+    """The same model without what says that it was once quantised, which `save_pretrained` refuses."""
+    config = model.config
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    fresh = type(model)(config)
+    fresh.load_state_dict(model.state_dict())
+    return fresh.to(model.dtype).eval()  # type: ignore[arg-type]
+
+
 def adapted(
     host: PreTrainedModel, rank: int = 4, layers: Sequence[int] = (0,), dropout: float = 0.1
 ) -> PreTrainedModel:

@@ -1,6 +1,6 @@
 """Sentence encoders: a transformers encoder, mean-pooled to one vector of unit norm."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn.functional import normalize
+from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -43,19 +44,31 @@ class SentenceEncoder(nn.Module):
         self, texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, batch: int = 64
     ) -> Float[Tensor, "texts width"]:
         """The vectors of sentences, on the CPU; sentences are cut at the length the encoder was made for."""
-        found = []
+        return torch.cat([self(ids).cpu() for ids in self._read(texts, tokenizer, batch)])
+
+    @torch.no_grad()
+    def token_states(
+        self, texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, batch: int = 64
+    ) -> tuple[Float[Tensor, "texts length width"], Int[Tensor, "texts length"]]:
+        """The last hidden state of every token, special ones too, and a mask, on the CPU; 0 where a text has ended."""
+        states, masks = [], []
+        for ids in self._read(texts, tokenizer, batch):
+            mask = (ids != self.padding).long()
+            found = self.model(input_ids=ids, attention_mask=mask).last_hidden_state * mask[..., None]
+            states += list(found.cpu())
+            masks += list(mask.cpu())
+        return pad_sequence(states, batch_first=True), pad_sequence(masks, batch_first=True)
+
+    def _read(
+        self, texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, batch: int
+    ) -> Iterator[Int[Tensor, "batch length"]]:
+        """Token ids of one batch after another, on the encoder's device."""
         device = next(self.parameters()).device
         longest = min(tokenizer.model_max_length, self.model.config.max_position_embeddings)
         for start in tqdm(range(0, len(texts), batch), desc="sentence vectors", leave=False):
-            ids = tokenizer(
-                list(texts[start : start + batch]),
-                padding=True,
-                truncation=True,
-                max_length=longest,
-                return_tensors="pt",
-            )["input_ids"]
-            found.append(self(ids.to(device)).cpu())
-        return torch.cat(found)
+            some = list(texts[start : start + batch])
+            ids = tokenizer(some, padding=True, truncation=True, max_length=longest, return_tensors="pt")["input_ids"]
+            yield ids.to(device)
 
 
 def build(size: str, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:

@@ -78,7 +78,8 @@ def bridge_quality(
         ValueError: for soft tokens of another width than the model's embeddings, or a prompt padded on the right.
     """
     table: nn.Module = model.get_input_embeddings()
-    own: Tensor = table.get_parameter("weight").detach()
+    words = torch.arange(len(table.get_parameter("weight")), device=model.device)
+    own: Tensor = table(words)  # not the weight: Gemma's module, for one, multiplies it
     if soft.shape[-1] != own.shape[-1]:
         raise ValueError(
             f"soft tokens of width {soft.shape[-1]} before embeddings of width {own.shape[-1]}: give those of a bridge"

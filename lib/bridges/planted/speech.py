@@ -17,6 +17,7 @@ from bridges.connectors import peers
 from bridges.connectors.pooling import VectorToTokens
 from bridges.connectors.projection import Expander
 from bridges.connectors.resampler import ResamplerSettings, VectorResampler
+from bridges.connectors.scale import embedding_table
 from bridges.connectors.translator import Bridge, TranslatorSettings
 from bridges.hosts.causal import answer_loss, generate, read_logits, until_end
 from bridges.instruments.anchor import anchor_reach
@@ -74,7 +75,7 @@ def vector_to_text(size: Size, seeds: range, hosts: Path, only: Sequence[str] = 
         case = partial(Case, "vector to text", seed=seed)
         settings = FitSettings(size.steps, lr=3e-3, batch=BATCH)
         for name, build in chosen(builders, only).items():
-            own = Speech(build, taught, held, host.shared.weight, settings, seed)
+            own = Speech(build, taught, held, embedding_table(host), settings, seed)
             for planted, names, bridge in own.cases():
                 if not planted:
                     with torch.no_grad():
@@ -89,7 +90,7 @@ def vector_to_text(size: Size, seeds: range, hosts: Path, only: Sequence[str] = 
                         bridge=forgets,
                     )
                 yield case(name, planted=planted, names=names, bridge=bridge)
-        quiet = Speech(lambda: Expander(wide, size.tokens, dim), taught, held, host.shared.weight, settings, seed)
+        quiet = Speech(lambda: Expander(wide, size.tokens, dim), taught, held, embedding_table(host), settings, seed)
         bridge = quiet.seen(*quiet.trained(settings, QUIET), QUIET)
         yield case("Expander", planted="inputs a hundredth as loud", names=("inputs too quiet",), bridge=bridge)
 
@@ -131,7 +132,7 @@ def _between(own: Bench, size: Size, seed: int, only: Sequence[str]) -> Iterator
     taught, held = samples(own.taught), samples(own.exams["report"])
     for name, build in chosen(builders, only).items():
         settings = gated if name == "GatedTranslator" else fits
-        speech = Speech(build, taught, held, target.get_input_embeddings().weight, settings, seed)
+        speech = Speech(build, taught, held, embedding_table(target), settings, seed)
         for planted, names, bridge in speech.cases():
             if not planted:
                 evidence = _evidence(own, bridge)
