@@ -39,15 +39,24 @@ USED = 0.1  # share of the loss with others' inputs that their own take away
 QUIET, LOUD = 0.2, 5.0  # typical standard deviation of an input feature
 FAINT = 0.2  # share of the inputs' variance that lies between what they should pass on
 SHUT = 0.01  # of a gate that could be 1
+SPOKEN = 16  # outputs from which their share that is as wanted counts
+TELLS = 0.1  # share of the sentences that a loss promises, from which it is held against what is said
 DISTINCT = 0.25  # distinct outputs over distinct references
 UNENDING = 0.1  # share of generations
 PADDED = 0.02  # share of prompts whose next token padding changes
 SHIFTED = 0.5  # of a next-token logit, by padding: more than rounding does
 LEAKED = 0.5  # share of samples whose answer the source has read
 ALIKE = 1e-3  # share of the loss by which two calls on the same samples may differ
+LOST = 0.5  # of what the input took off the loss at the log's end
+OVERFITTED = "compare inputs, connector and host with the training's; where they are the same, it has overfitted"
 OTHER = (1 / 32, 1 / 8, 8.0, 32.0)  # factors on the tokens that are tried beside the host's own scale
 PARTS = 8  # of the samples, over which the gap's interval is taken
 CHUNK = 64  # samples in a call, at most
+MENDS = {  # of padding that is heard, by its side or what it comes from
+    "right": "pad on the left, or take the logits of each prompt's last token",
+    "mask": "what stands in the padding is read: see that the mask reaches the host, and lies on the padding's side",
+    "positions": "hand over positions that are counted by the mask: (mask.cumsum(-1) - 1).clamp_min(0)",
+}
 
 
 @dataclass(frozen=True)
@@ -202,6 +211,8 @@ class Speech:
             fault = "input that is not used" if unused else ""
             yield Reading("conditioning gap (nats)", _interval(gap), f">= {line:.2g}, above 0", fault)
         yield from self._evidence()
+        if bridge.said:
+            yield self._as_wanted(value)
 
     def _not_finite(self, tokens: Tensor, value: float) -> Iterator[Reading]:
         """Where values stop being finite: weights, tokens, or what the host makes of finite tokens."""
@@ -302,10 +313,13 @@ class Speech:
             fault = "connector is not the trained one" if unused else "parameters that did not move"
             found = "as they are drawn" if drawn else "moved"
             yield Reading("linear layers of the connector", found, "moved, as the log falls", fault if drawn else "")
-        far = unused and value - way.level > max(USED * value, NEAR) and value - way.level > 2 * abs(gap.mean)
-        fault = "held-out loss far above the log's end" if far else ""
-        line = f"near {way.level:.3f}, the log's end" + ("" if unused else "; not counted, the input is used")
-        yield Reading("held-out loss (nats)", f"{value:.3f}", line, fault)
+        over, mend = value - way.level, ""
+        far = over > max(USED * value, NEAR) and over > 2 * abs(gap.mean)
+        if not unused:  # what the input gave at the log's end, and what of it is lost
+            far, mend = over > max(LOST * (value + gap.mean - way.level), NEAR), OVERFITTED
+        fault = "held-out loss far above the log's end" if far and not self.prompt else ""
+        line = f"near {way.level:.3f}, the log's end"
+        yield Reading("held-out loss (nats)", f"{value:.3f}", line, fault, mend)
 
     def _tokens(self, tokens: Tensor, unused: bool, as_is: float) -> Iterator[Reading]:
         follows = variation(tokens.flatten(1))
@@ -345,7 +359,8 @@ class Speech:
             shifts = b.padding.changed > PADDED or b.padding.logits > SHIFTED
             fault = "padding that changes the answers" if shifts else ""
             found = f"{b.padding.changed:.0%} of {b.padding.padded}, logits by {b.padding.logits:.2g}"
-            line, mend = f"<= {PADDED:.0%}, <= {SHIFTED:g}", "pad on the left" if b.padding.side == "right" else ""
+            mend = MENDS.get(b.padding.side if b.padding.side == "right" else b.padding.cause, "")
+            line = f"<= {PADDED:.0%}, <= {SHIFTED:g}"
             yield Reading(f"padded on the {b.padding.side}: another next token", found, line, fault, mend)
         if b.generations is not None:
             share = max(b.generations.unstopped, b.generations.empty)
@@ -362,6 +377,23 @@ class Speech:
             fault = "penalty that cannot see the answers" if blind else ""
             found = f"{b.penalty.answer_sensitivity:.2%}"
             yield Reading("penalty: change with others' answers", found, "> 0", fault)
+
+    def _as_wanted(self, value: float) -> Reading:
+        """Whether what is said is as right as the loss has it.
+
+        A model that gives every token of a sentence of n the loss v says it with a probability of exp(-n v) when it
+        speaks by chance, and no more seldom by its likeliest words. It holds for the mean over sentences by Jensen's
+        inequality. Without labels, a sentence has as many tokens as letters, at most.
+        """
+        said, wanted = ([" ".join(text.lower().split()) for text in texts] for texts in (self.bridge.said, self.bridge.wanted))
+        labels = self.bridge.labels
+        tokens = fmean(len(x) + 1 for x in wanted) if labels is None else (labels >= 0).sum(1).float().mean().item()
+        share, told = fmean(a == b for a, b in zip(said, wanted, strict=True)), math.exp(-tokens * max(value, 0))
+        few = len(said) < SPOKEN
+        fault = "loss that does not tell what is said" if share < told / 2 and told >= TELLS and not few else ""
+        line = f">= {told / 2:.0%}, half of what the loss has"
+        line += "; not counted, few are" if few else "" if told >= TELLS else "; not counted, the loss promises little"
+        return Reading("outputs that are as wanted", f"{share:.0%}", line, fault)
 
     def missing(self) -> tuple[str, ...]:
         """What was not measured, and what to give for it."""
