@@ -1,4 +1,4 @@
-"""A small world of weather reports, and hosts that learn in seconds to put hints into words: for faults made in tests."""
+"""A small world of weather reports, and hosts that learn in seconds to put hints into words: for tests of faults."""
 
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
@@ -24,7 +24,7 @@ IDS: dict[str, Any] = {"pad_token_id": PAD, "bos_token_id": BEGIN, "eos_token_id
 
 
 class Drawn(NamedTuple):
-    """Hints (N, 3), reports `in PLACE it is SKY and WIND .` (N, 7), and features of them (N, 5, 24), two places noise."""
+    """Hints (N, 3), reports `in PLACE it is SKY and WIND .` (N, 7), and features (N, 5, 24), two places noise."""
 
     hints: Tensor
     reports: Tensor
@@ -67,10 +67,14 @@ def causal(kind: str) -> Any:
     """GPT-2 or OPT, taught to put hints in any order into a report."""
     torch.manual_seed(0)
     if kind == "gpt2":
-        host: Any = GPT2LMHeadModel(GPT2Config(vocab_size=WORDS, n_positions=64, n_embd=DIM, n_layer=2, n_head=4, **IDS))
+        host: Any = GPT2LMHeadModel(
+            GPT2Config(vocab_size=WORDS, n_positions=64, n_embd=DIM, n_layer=2, n_head=4, **IDS)
+        )
     else:
         own = {"hidden_size": DIM, "word_embed_proj_dim": DIM, "num_hidden_layers": 2, "ffn_dim": 96}
-        host = OPTForCausalLM(OPTConfig(vocab_size=WORDS, num_attention_heads=4, max_position_embeddings=64, **own, **IDS))
+        host = OPTForCausalLM(
+            OPTConfig(vocab_size=WORDS, num_attention_heads=4, max_position_embeddings=64, **own, **IDS)
+        )
     taught = weather(2000, 1)
 
     def loss(rows: Tensor) -> Tensor:
@@ -116,7 +120,9 @@ def seq2seq(kind: str) -> Any:
     else:
         sizes = {f"{side}_{name}": n for side in ("encoder", "decoder") for name, n in SIZES.items()}
         own = {"d_model": DIM, "max_position_embeddings": 32, "scale_embedding": True, "bos_token_id": BEGIN}
-        host = BartForConditionalGeneration(BartConfig(vocab_size=WORDS, forced_eos_token_id=None, **own, **sizes, **ids))
+        host = BartForConditionalGeneration(
+            BartConfig(vocab_size=WORDS, forced_eos_token_id=None, **own, **sizes, **ids)
+        )
     taught = weather(2000, 1)
 
     def loss(rows: Tensor) -> Tensor:

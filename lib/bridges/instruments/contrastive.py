@@ -161,7 +161,9 @@ class Space:
             below = len(bridge.losses) >= CURVE and trend(bridge.losses).level < floor - NEAR
             line += "; not counted, the log lies below it" if below else ""
             constant = any(bool(same.all()) for same in self.alike)
-            fault = "texts that repeat" if floor >= FLOOR * chance_loss(bridge.batch) and not (below or constant) else ""
+            fault = (
+                "texts that repeat" if floor >= FLOOR * chance_loss(bridge.batch) and not (below or constant) else ""
+            )
         return Reading("images, texts that repeat, and the loss's floor", found, line, fault)
 
     def _temperature(self, scale: float, lost: bool) -> Reading:

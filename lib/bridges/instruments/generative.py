@@ -32,6 +32,8 @@ from bridges.instruments.readings import (
 )
 from bridges.instruments.report import Reading
 from bridges.instruments.soft_prompt import gates
+from bridges.instruments.spoken import ends_reading, padding_reading, said_readings
+from bridges.instruments.text_scale import text_scale
 from bridges.instruments.uncertainty import Estimate, mean_interval
 
 FOLLOWS = 0.1  # variation of the tokens over inputs, relative to their size
@@ -39,24 +41,15 @@ USED = 0.1  # share of the loss with others' inputs that their own take away
 QUIET, LOUD = 0.2, 5.0  # typical standard deviation of an input feature
 FAINT = 0.2  # share of the inputs' variance that lies between what they should pass on
 SHUT = 0.01  # of a gate that could be 1
-SPOKEN = 16  # outputs from which their share that is as wanted counts
-TELLS = 0.1  # share of the sentences that a loss promises, from which it is held against what is said
-DISTINCT = 0.25  # distinct outputs over distinct references
-UNENDING = 0.1  # share of generations
-PADDED = 0.02  # share of prompts whose next token padding changes
-SHIFTED = 0.5  # of a next-token logit, by padding: more than rounding does
 LEAKED = 0.5  # share of samples whose answer the source has read
 ALIKE = 1e-3  # share of the loss by which two calls on the same samples may differ
 LOST = 0.5  # of what the input took off the loss at the log's end
 OVERFITTED = "compare inputs, connector and host with the training's; where they are the same, it has overfitted"
 OTHER = (1 / 32, 1 / 8, 8.0, 32.0)  # factors on the tokens that are tried beside the host's own scale
+TWICE = 2.0  # between text and table, from which it is tried whether the table's size is better
+FEW = 4  # samples that this is tried on
 PARTS = 8  # of the samples, over which the gap's interval is taken
 CHUNK = 64  # samples in a call, at most
-MENDS = {  # of padding that is heard, by its side or what it comes from
-    "right": "pad on the left, or take the logits of each prompt's last token",
-    "mask": "what stands in the padding is read: see that the mask reaches the host, and lies on the padding's side",
-    "positions": "hand over positions that are counted by the mask: (mask.cumsum(-1) - 1).clamp_min(0)",
-}
 
 
 @dataclass(frozen=True)
@@ -207,12 +200,11 @@ class Speech:
         yield from self._parts(gap, unused)
         yield from self._training(value, gap, unused)
         yield from self._tokens(tokens.float(), unused, value)
+        yield from self._text(tokens)
         if not self.prompt:
             fault = "input that is not used" if unused else ""
             yield Reading("conditioning gap (nats)", _interval(gap), f">= {line:.2g}, above 0", fault)
-        yield from self._evidence()
-        if bridge.said:
-            yield self._as_wanted(value)
+        yield from self._evidence(value)
 
     def _not_finite(self, tokens: Tensor, value: float) -> Iterator[Reading]:
         """Where values stop being finite: weights, tokens, or what the host makes of finite tokens."""
@@ -342,6 +334,18 @@ class Speech:
         fault = "scale far from the host's" if low < as_is else ""
         yield Reading("host's loss at other scales of the tokens (nats)", found, f"not below {as_is:.3f}", fault)
 
+    def _text(self, tokens: Tensor) -> Iterator[Reading]:
+        """Whether the host reads text beside the tokens as loud as its table has it, where it is seen to read any."""
+        rows = self.chunks[0][:FEW]
+        found = text_scale(lambda: self.host_loss(tokens[: len(rows)], rows), TWICE)
+        if found is None:
+            return
+        harms = found.restored < min((1 - USED) * found.loss, found.loss - NEAR)
+        told = f"{found.ratio:.3g}" + ("" if found.restored == found.loss else f", the loss {found.loss:.3f}")
+        line = f"{1 / TWICE:g} to {TWICE:g}" + (f", {found.restored:.3f} within" if "loss" in told else "")
+        fault, mend = "scale far from the host's" if harms else "", "hand over text as the host's table gives it, once"
+        yield Reading("text's RMS over the host's table", told, line, fault, mend)
+
     def _loud_inputs(self, follows: float, as_is: float) -> Reading:
         """Whether the inputs are of another size than the connector can use, or was trained on."""
         deviation = self.inputs[0].float().flatten(0, -2).std(0).median().item()
@@ -352,48 +356,21 @@ class Speech:
             fault = "inputs too loud"
         return Reading("typical deviation of an input feature", f"{deviation:.2g}", line, fault)
 
-    def _evidence(self) -> Iterator[Reading]:
+    def _evidence(self, value: float) -> Iterator[Reading]:
         """What other instruments have measured."""
         b = self.bridge
         if b.padding is not None:
-            shifts = b.padding.changed > PADDED or b.padding.logits > SHIFTED
-            fault = "padding that changes the answers" if shifts else ""
-            found = f"{b.padding.changed:.0%} of {b.padding.padded}, logits by {b.padding.logits:.2g}"
-            mend = MENDS.get(b.padding.side if b.padding.side == "right" else b.padding.cause, "")
-            line = f"<= {PADDED:.0%}, <= {SHIFTED:g}"
-            yield Reading(f"padded on the {b.padding.side}: another next token", found, line, fault, mend)
+            yield padding_reading(b.padding)
         if b.generations is not None:
-            share = max(b.generations.unstopped, b.generations.empty)
-            fault = "generations that do not end" if share > UNENDING else ""
-            yield Reading("generations empty or without an end", f"{share:.0%}", f"<= {UNENDING:.0%}", fault)
+            yield ends_reading(b.generations)
         if b.said:
-            if len(b.said) != len(b.wanted):
-                raise ValueError(f"{len(b.said)} outputs against {len(b.wanted)} references: give one for each")
-            share = len(set(b.said)) / len(set(b.wanted))
-            fault = "one sentence for all inputs" if share < DISTINCT else ""
-            yield Reading("distinct outputs over distinct references", f"{share:.2f}", f">= {DISTINCT:g}", fault)
+            tokens = None if b.labels is None else (b.labels >= 0).sum(1).float().mean().item()
+            yield from said_readings(b.said, b.wanted, value, tokens)
         if b.penalty is not None:
             blind = b.penalty.answer_sensitivity == 0
             fault = "penalty that cannot see the answers" if blind else ""
             found = f"{b.penalty.answer_sensitivity:.2%}"
             yield Reading("penalty: change with others' answers", found, "> 0", fault)
-
-    def _as_wanted(self, value: float) -> Reading:
-        """Whether what is said is as right as the loss has it.
-
-        A model that gives every token of a sentence of n the loss v says it with a probability of exp(-n v) when it
-        speaks by chance, and no more seldom by its likeliest words. It holds for the mean over sentences by Jensen's
-        inequality. Without labels, a sentence has as many tokens as letters, at most.
-        """
-        said, wanted = ([" ".join(text.lower().split()) for text in texts] for texts in (self.bridge.said, self.bridge.wanted))
-        labels = self.bridge.labels
-        tokens = fmean(len(x) + 1 for x in wanted) if labels is None else (labels >= 0).sum(1).float().mean().item()
-        share, told = fmean(a == b for a, b in zip(said, wanted, strict=True)), math.exp(-tokens * max(value, 0))
-        few = len(said) < SPOKEN
-        fault = "loss that does not tell what is said" if share < told / 2 and told >= TELLS and not few else ""
-        line = f">= {told / 2:.0%}, half of what the loss has"
-        line += "; not counted, few are" if few else "" if told >= TELLS else "; not counted, the loss promises little"
-        return Reading("outputs that are as wanted", f"{share:.0%}", line, fault)
 
     def missing(self) -> tuple[str, ...]:
         """What was not measured, and what to give for it."""

@@ -56,7 +56,7 @@ FAULTS = {
         Fault("held-out pairs at chance", "retrieval", "check the order of the training pairs; train longer"),
         Fault("padding that changes the answers", "padding and stopping", "hand over the mask, and positions by it"),
         Fault("generations that do not end", "padding and stopping", "supervise the end token, apart from padding"),
-        Fault("loss that does not tell what is said", "padding and stopping", "see what is supervised, and what is scored"),
+        Fault("loss that does not tell what is said", "padding and stopping", "see which tokens it scores"),
         Fault("weight decay on gates", "gates", "put gates and temperatures in a group without decay"),
         Fault("one sentence for all inputs", "collapse", "judge by the conditioning gap, not by BLEU alone"),
         Fault("penalty that cannot see the answers", "penalties", "compare logits that foretell the same tokens"),
