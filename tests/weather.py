@@ -133,3 +133,24 @@ def seq2seq(kind: str) -> Any:
 
 
 SIZES = {"layers": 2, "attention_heads": 4, "ffn_dim": 96}
+
+
+class Captioner(nn.Module):
+    """`<s> connector's tokens` in front of ids: as people wrap a causal host; `text` is a factor on its words."""
+
+    def __init__(self, host: Any, connector: nn.Module, text: float = 1.0):
+        super().__init__()
+        self.host, self.connector, self.text = host, connector, text
+
+    def forward(self, features: Tensor, input_ids: Tensor, labels: Tensor) -> Any:
+        table, soft = self.host.get_input_embeddings(), self.connector(features)
+        begin = table(torch.full((len(soft), 1), BEGIN))
+        read = torch.cat([begin, soft, table(input_ids) * self.text], 1)
+        bare = labels.new_full((len(soft), 1 + soft.shape[1]), -100)
+        return self.host(inputs_embeds=read, labels=torch.cat([bare, labels], 1))
+
+
+def batch_of(drawn: Drawn) -> dict[str, Tensor]:
+    """A batch for a `Captioner`: `tell report`, of which the report is supervised."""
+    ids = torch.cat([torch.full((len(drawn.reports), 1), TELL), drawn.reports], 1)
+    return {"features": drawn.features, "input_ids": ids, "labels": ids.masked_fill(ids == TELL, -100)}

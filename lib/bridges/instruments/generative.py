@@ -1,6 +1,7 @@
 """The check-up of a connector whose tokens a frozen model reads: vector to text, or one language model to another."""
 
 import math
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -282,7 +283,8 @@ class Speech:
         )
         if self.prompt:
             return
-        with mode(self.module, training=True):
+        with mode(self.module, training=True), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # reentrant checkpoints warn where no gradient is asked for
             trained, line = self.gap()
         fault = "another model in evaluation" if trained.low > line and gap.mean < MODES * trained.mean else ""
         yield Reading("gap in training mode (nats)", _interval(trained), f"<= {1 / MODES:g} x in evaluation", fault)
