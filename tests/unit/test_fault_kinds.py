@@ -359,7 +359,7 @@ def test_padding_is_judged_by_side_and_cause(gpt2: Any, healthy: Spoken) -> None
         (lambda ids, mask, rows: logits(ids, rows), "left", "what stands in the padding is read"),
         (lambda ids, mask, rows: logits(ids, rows, attention_mask=mask.flip(1)), "left", "what stands in the padding"),
         (lambda ids, mask, rows: logits(ids, rows, attention_mask=mask), "right", "pad on the left"),
-        (lambda ids, mask, rows: logits(ids, strangers(rows), attention_mask=mask), "left", "hand over positions"),
+        (lambda ids, mask, rows: logits(ids, strangers(rows), attention_mask=mask), "left", "prompts without padding"),
         (lambda ids, mask: logits(ids, 0 * ids[:, 0], attention_mask=mask, position_ids=places(mask)), "left", ""),
     ):
         shift = padding_shift(way, prompts, PAD, side)

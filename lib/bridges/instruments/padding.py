@@ -21,7 +21,8 @@ class PaddingShift:
 
     `logits` is the largest absolute change of a next-token logit, infinite where one is no number; `changed` the share
     of padded rows whose likeliest next token is another than without padding. `cause` is what the change comes from:
-    "mask" where what stands in the padding is read, "positions" where it is not, and nothing where nothing changed.
+    "mask" where what stands in the padding is read; where it is not, "batch" where rows without padding change too, and
+    "positions" where they do not; nothing where nothing changed.
     """
 
     side: str
@@ -77,7 +78,11 @@ def padding_shift(
     if count and shift > HEARD:
         # Something else in the padding: only where it is read does it make a difference.
         other = ids.masked_fill(mask == 0, next((i for i in ids.unique().tolist() if i != pad), pad))
-        cause = "mask" if _largest(logits(other, mask, rows) - together, padded) > HEARD else "positions"
+        if _largest(logits(other, mask, rows) - together, padded) > HEARD:
+            cause = "mask"
+        else:
+            whole = not padded.all() and _largest(together - alone, ~padded) > HEARD
+            cause = "batch" if whole else "positions"
     return PaddingShift(side, shift, int(changed.sum()) / max(count, 1), count, len(prompts), cause)
 
 

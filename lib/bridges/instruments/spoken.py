@@ -15,6 +15,7 @@ SHIFTED = 0.5  # of a next-token logit, by padding: more than rounding does
 SPOKEN = 16  # outputs from which their share that is as wanted counts
 TELLS = 0.1  # share of the sentences that a loss promises, from which it is held against what is said
 MENDS = {  # of padding that is heard, by its side or what it comes from
+    "batch": "prompts without padding change in the batch too: see that each keeps its own image",
     "right": "pad on the left, or take the logits of each prompt's last token",
     "mask": "what stands in the padding is read: see that the mask reaches the host, and lies on the padding's side",
     "positions": "hand over positions that are counted by the mask: (mask.cumsum(-1) - 1).clamp_min(0)",
@@ -26,7 +27,7 @@ def padding_reading(padding: PaddingShift) -> Reading:
     shifts = padding.changed > PADDED or padding.logits > SHIFTED
     fault = "padding that changes the answers" if shifts else ""
     found = f"{padding.changed:.0%} of {padding.padded}, logits by {padding.logits:.2g}"
-    mend = MENDS.get(padding.side if padding.side == "right" else padding.cause, "")
+    mend = MENDS.get("right" if padding.side == "right" and padding.cause != "batch" else padding.cause, "")
     line = f"<= {PADDED:.0%}, <= {SHIFTED:g}"
     return Reading(f"padded on the {padding.side}: another next token", found, line, fault, mend)
 
@@ -64,5 +65,7 @@ def said_readings(said: Sequence[str], wanted: Sequence[str], loss: float, token
     promised = math.exp(-tokens * max(loss, 0))
     counted = len(said) >= SPOKEN and promised >= TELLS
     fault = "loss that does not tell what is said" if counted and right < promised / 2 else ""
-    line = f">= {promised / 2:.0%}, half of what the loss promises" + ("" if counted else "; not counted, too few")
+    line = f">= {promised / 2:.0%}, half of what the loss promises" + (
+        "" if counted else "; not counted, too few are said or promised"
+    )
     yield Reading("outputs that are as wanted", f"{right:.0%}", line, fault)
