@@ -67,12 +67,39 @@ def chance_recall(k: int, gallery: int) -> float:
     return 100 * min(k, gallery) / gallery
 
 
-def beats_chance(recall: float, k: int, gallery: int) -> bool:
-    """Whether an R@k in percent, of as many queries as candidates, is more than random ranking gives once in 1,000."""
+def beats_chance(recall: float, k: int, gallery: int, chance: float = 0.0) -> bool:
+    """Whether an R@k in percent, of as many queries as candidates, is more than random ranking gives once in 1,000.
+
+    `chance` is what that ranking gives, in percent, where several candidates are right.
+    """
     hits = round(recall * gallery / 100)
     from scipy.stats import binom  # a second to import, which most need not wait
 
-    return bool(binom.sf(hits - 1, gallery, chance_recall(k, gallery) / 100) < 1e-3)
+    return bool(binom.sf(hits - 1, gallery, (chance or chance_recall(k, gallery)) / 100) < 1e-3)
+
+
+def repeated_floor(right: Sequence[int], batch: int) -> float:
+    """The loss in nats that a contrastive model cannot fall below where pairs repeat, at best.
+
+    Among m pairs of one text, whichever candidate is the row's own cannot be told from the others: ln(m) nats, in both
+    directions. m is one and as many of the other rows of a batch as are drawn with that text.
+
+    Args:
+        right: for each row of a sample of the pairs, how many rows are right for it, itself included.
+        batch: pairs in a batch, drawn at random.
+
+    Raises:
+        ValueError: for fewer than two rows, or a batch below 2.
+    """
+    if len(right) < 2 or batch < 2:
+        raise ValueError(f"{len(right)} rows in batches of {batch}: give two or more of each")
+    from scipy.stats import binom
+
+    others, found = range(batch), 0.0
+    for count in set(right):
+        shares = binom.pmf(others, batch - 1, min((count - 1) / (len(right) - 1), 1.0))
+        found += list(right).count(count) * sum(p * math.log(1 + m) for m, p in zip(others, shares, strict=True))
+    return float(found / len(right))
 
 
 @dataclass(frozen=True)

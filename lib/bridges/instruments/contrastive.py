@@ -1,16 +1,17 @@
 """The check-up of a bridge under which right pairs should be nearest."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from bridges.instruments.alignment import CONSTANT, CURVE, spread, trend, variation
-from bridges.instruments.chance import NEAR, beats_chance, chance_loss
+from bridges.instruments.chance import NEAR, beats_chance, chance_loss, repeated_floor
 from bridges.instruments.labels import word_counts
 from bridges.instruments.movement import first_not_finite
 from bridges.instruments.probe import linear_probe
@@ -30,6 +31,7 @@ from bridges.instruments.retrieval import recall
 ALIKE = 0.02  # spread of unit vectors
 HOT = 101.0  # factor on the cosines: CLIP clips it at 100
 UNIT = 0.01  # off a length of 1
+FLOOR = 0.1  # share of ln(batch) that repeated texts leave in the loss
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,8 @@ class Space:
     def __init__(self, bridge: Contrastive):
         self.bridge = bridge
         self.k = max(1, min(10, len(bridge.image) // 8))
+        self.alike = tuple(_alike(rows) for rows in (bridge.image, bridge.text))
+        self.right = self.alike[0] | self.alike[1]
         self.module = bridge.module or (bridge.embed if isinstance(bridge.embed, nn.Module) else None)
 
     def embeddings(self, count: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
@@ -81,11 +85,26 @@ class Space:
     @torch.no_grad()
     def found(self) -> dict[int, float]:
         image, text, _ = self.embeddings()
-        return recall(image, text, (1, self.k)).at
+        if int(self.right.sum()) == len(image):
+            return recall(image, text, (1, self.k)).at
+        cosines = image @ text.T  # (N, N); of several that are right, the nearest counts
+        best = cosines.masked_fill(~self.right, -math.inf).amax(1, keepdim=True)
+        others = cosines.masked_fill(self.right, -math.inf)
+        before = (others > best).sum(1) + (others == best).sum(1) / 2
+        return {k: 100 * (before + 1 <= k).float().mean().item() for k in (1, self.k)}
+
+    def _beats(self, recalls: dict[int, float]) -> bool:
+        """Whether pairs are found more often than by chance, which finds those that repeat more often."""
+        count, right = len(self.right), self.right.sum(1).double()
+        missed = torch.ones_like(right)
+        for drawn in range(self.k):
+            missed *= ((count - right - drawn) / (count - drawn)).clamp_min(0)
+        return beats_chance(recalls[self.k], self.k, count, 100 * (1 - missed.mean().item()))
 
     def readings(self) -> Iterator[Reading]:
         bridge, count = self.bridge, len(self.bridge.image)
         yield Reading("held-out pairs", f"{count}", f">= {ENOUGH}")
+        yield self._repeated()
         for name, rows in (("image", bridge.image), ("text", bridge.text)):
             yield inputs_reading(f"{name} inputs", rows, f"constant {name} inputs")
         with torch.no_grad():
@@ -102,7 +121,7 @@ class Space:
         if not all(sound.values()):
             return
         recalls = self.found()
-        lost = not beats_chance(recalls[self.k], self.k, count)
+        lost = not self._beats(recalls)
         if min(variation(x.flatten(1).float()) for x in (bridge.image, bridge.text)) >= CONSTANT:
             probe = linear_probe(_features(bridge.image), _features(bridge.text))
             yield probe_reading("linear probe, image to text", probe, lost, count)
@@ -111,7 +130,7 @@ class Space:
         if self.module is not None:
             with mode(self.module, training=True):
                 trained = self.found()
-            shown = beats_chance(trained[self.k], self.k, count)
+            shown = self._beats(trained)
             fault = "another model in evaluation" if shown and recalls[self.k] < MODES * trained[self.k] else ""
             yield Reading(
                 f"R@{self.k} in training mode (%)", f"{trained[self.k]:.1f}", f"<= {1 / MODES:g} x in evaluation", fault
@@ -129,6 +148,23 @@ class Space:
         yield Reading(
             f"R@1, R@{self.k} of {count} (%)", f"{recalls[1]:.1f}, {recalls[self.k]:.1f}", "above chance", fault
         )
+
+    def _repeated(self) -> Reading:
+        """How many rows have a twin, and what that leaves in the loss of a training batch."""
+        bridge, shares = self.bridge, [f"{(same.sum(1) > 1).float().mean():.0%}" for same in self.alike]
+        found, line, fault = f"{shares[0]}, {shares[1]}", "what it costs is told with the training batch", ""
+        if bridge.batch > 1:
+            floor = repeated_floor(self.right.sum(1).tolist(), bridge.batch)
+            found += f"; {floor:.2f} nats in a batch of {bridge.batch}"
+            line = f"< {FLOOR:g} of ln({bridge.batch}) = {FLOOR * chance_loss(bridge.batch):.2f}"
+            # A loss that counts repeats as right, or batches without them, come below it.
+            below = len(bridge.losses) >= CURVE and trend(bridge.losses).level < floor - NEAR
+            line += "; not counted, the log lies below it" if below else ""
+            constant = any(bool(same.all()) for same in self.alike)
+            fault = (
+                "texts that repeat" if floor >= FLOOR * chance_loss(bridge.batch) and not (below or constant) else ""
+            )
+        return Reading("images, texts that repeat, and the loss's floor", found, line, fault)
 
     def _temperature(self, scale: float, lost: bool) -> Reading:
         """Whether the factor lets the loss see the pairs. With a bias beside it the loss is SigLIP's."""
@@ -155,6 +191,17 @@ class Space:
             f"where the training went (losses, {CURVE} or more, with batch)": len(b.losses) >= CURVE and b.batch > 1,
         }
         return tuple(what for what, there in needs.items() if not there)
+
+
+def _alike(rows: Shaped[Tensor, "pairs ..."]) -> Bool[Tensor, "pairs pairs"]:
+    """Which rows are one, but for rounding."""
+    whole = rows.flatten(1)
+    if whole.is_floating_point():
+        draw = torch.randn(whole.shape[1], 4, generator=torch.Generator().manual_seed(0)).to(whole.device)
+        whole = whole.float() @ draw  # rows of pixels are long to compare
+        whole = (whole / whole.nan_to_num(0, 0, 0).abs().amax().clamp_min(1e-12) * 1e5).round()
+    place = whole.unique(dim=0, return_inverse=True)[1]
+    return place[:, None] == place
 
 
 def _features(rows: Tensor) -> Float[Tensor, "pairs width"]:

@@ -1,6 +1,7 @@
 """The check-up of a connector whose tokens a frozen model reads: vector to text, or one language model to another."""
 
 import math
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -32,6 +33,8 @@ from bridges.instruments.readings import (
 )
 from bridges.instruments.report import Reading
 from bridges.instruments.soft_prompt import gates
+from bridges.instruments.spoken import ends_reading, padding_reading, said_readings
+from bridges.instruments.text_scale import text_scale
 from bridges.instruments.uncertainty import Estimate, mean_interval
 
 FOLLOWS = 0.1  # variation of the tokens over inputs, relative to their size
@@ -39,13 +42,13 @@ USED = 0.1  # share of the loss with others' inputs that their own take away
 QUIET, LOUD = 0.2, 5.0  # typical standard deviation of an input feature
 FAINT = 0.2  # share of the inputs' variance that lies between what they should pass on
 SHUT = 0.01  # of a gate that could be 1
-DISTINCT = 0.25  # distinct outputs over distinct references
-UNENDING = 0.1  # share of generations
-PADDED = 0.02  # share of prompts whose next token padding changes
-SHIFTED = 0.5  # of a next-token logit, by padding: more than rounding does
 LEAKED = 0.5  # share of samples whose answer the source has read
 ALIKE = 1e-3  # share of the loss by which two calls on the same samples may differ
+LOST = 0.5  # of what the input took off the loss at the log's end
+OVERFITTED = "compare inputs, connector and host with the training's; where they are the same, it has overfitted"
 OTHER = (1 / 32, 1 / 8, 8.0, 32.0)  # factors on the tokens that are tried beside the host's own scale
+TWICE = 2.0  # between text and table, from which it is tried whether the table's size is better
+FEW = 4  # samples that this is tried on
 PARTS = 8  # of the samples, over which the gap's interval is taken
 CHUNK = 64  # samples in a call, at most
 
@@ -198,10 +201,11 @@ class Speech:
         yield from self._parts(gap, unused)
         yield from self._training(value, gap, unused)
         yield from self._tokens(tokens.float(), unused, value)
+        yield from self._text(tokens)
         if not self.prompt:
             fault = "input that is not used" if unused else ""
             yield Reading("conditioning gap (nats)", _interval(gap), f">= {line:.2g}, above 0", fault)
-        yield from self._evidence()
+        yield from self._evidence(value)
 
     def _not_finite(self, tokens: Tensor, value: float) -> Iterator[Reading]:
         """Where values stop being finite: weights, tokens, or what the host makes of finite tokens."""
@@ -279,7 +283,8 @@ class Speech:
         )
         if self.prompt:
             return
-        with mode(self.module, training=True):
+        with mode(self.module, training=True), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # reentrant checkpoints warn where no gradient is asked for
             trained, line = self.gap()
         fault = "another model in evaluation" if trained.low > line and gap.mean < MODES * trained.mean else ""
         yield Reading("gap in training mode (nats)", _interval(trained), f"<= {1 / MODES:g} x in evaluation", fault)
@@ -302,10 +307,13 @@ class Speech:
             fault = "connector is not the trained one" if unused else "parameters that did not move"
             found = "as they are drawn" if drawn else "moved"
             yield Reading("linear layers of the connector", found, "moved, as the log falls", fault if drawn else "")
-        far = unused and value - way.level > max(USED * value, NEAR) and value - way.level > 2 * abs(gap.mean)
-        fault = "held-out loss far above the log's end" if far else ""
-        line = f"near {way.level:.3f}, the log's end" + ("" if unused else "; not counted, the input is used")
-        yield Reading("held-out loss (nats)", f"{value:.3f}", line, fault)
+        over, mend = value - way.level, ""
+        far = over > max(USED * value, NEAR) and over > 2 * abs(gap.mean)
+        if not unused:  # what the input gave at the log's end, and what of it is lost
+            far, mend = over > max(LOST * (value + gap.mean - way.level), NEAR), OVERFITTED
+        fault = "held-out loss far above the log's end" if far and not self.prompt else ""
+        line = f"near {way.level:.3f}, the log's end"
+        yield Reading("held-out loss (nats)", f"{value:.3f}", line, fault, mend)
 
     def _tokens(self, tokens: Tensor, unused: bool, as_is: float) -> Iterator[Reading]:
         follows = variation(tokens.flatten(1))
@@ -328,6 +336,18 @@ class Speech:
         fault = "scale far from the host's" if low < as_is else ""
         yield Reading("host's loss at other scales of the tokens (nats)", found, f"not below {as_is:.3f}", fault)
 
+    def _text(self, tokens: Tensor) -> Iterator[Reading]:
+        """Whether the host reads text beside the tokens as loud as its table has it, where it is seen to read any."""
+        rows = self.chunks[0][:FEW]
+        found = text_scale(lambda: self.host_loss(tokens[: len(rows)], rows), TWICE)
+        if found is None:
+            return
+        harms = found.restored < min((1 - USED) * found.loss, found.loss - NEAR)
+        told = f"{found.ratio:.3g}" + ("" if found.restored == found.loss else f", the loss {found.loss:.3f}")
+        line = f"{1 / TWICE:g} to {TWICE:g}" + (f", {found.restored:.3f} within" if "loss" in told else "")
+        fault, mend = "scale far from the host's" if harms else "", "hand over text as the host's table gives it, once"
+        yield Reading("text's RMS over the host's table", told, line, fault, mend)
+
     def _loud_inputs(self, follows: float, as_is: float) -> Reading:
         """Whether the inputs are of another size than the connector can use, or was trained on."""
         deviation = self.inputs[0].float().flatten(0, -2).std(0).median().item()
@@ -338,25 +358,16 @@ class Speech:
             fault = "inputs too loud"
         return Reading("typical deviation of an input feature", f"{deviation:.2g}", line, fault)
 
-    def _evidence(self) -> Iterator[Reading]:
+    def _evidence(self, value: float) -> Iterator[Reading]:
         """What other instruments have measured."""
         b = self.bridge
         if b.padding is not None:
-            shifts = b.padding.changed > PADDED or b.padding.logits > SHIFTED
-            fault = "padding that changes the answers" if shifts else ""
-            found = f"{b.padding.changed:.0%} of {b.padding.padded}, logits by {b.padding.logits:.2g}"
-            line, mend = f"<= {PADDED:.0%}, <= {SHIFTED:g}", "pad on the left" if b.padding.side == "right" else ""
-            yield Reading(f"padded on the {b.padding.side}: another next token", found, line, fault, mend)
+            yield padding_reading(b.padding)
         if b.generations is not None:
-            share = max(b.generations.unstopped, b.generations.empty)
-            fault = "generations that do not end" if share > UNENDING else ""
-            yield Reading("generations empty or without an end", f"{share:.0%}", f"<= {UNENDING:.0%}", fault)
+            yield ends_reading(b.generations)
         if b.said:
-            if len(b.said) != len(b.wanted):
-                raise ValueError(f"{len(b.said)} outputs against {len(b.wanted)} references: give one for each")
-            share = len(set(b.said)) / len(set(b.wanted))
-            fault = "one sentence for all inputs" if share < DISTINCT else ""
-            yield Reading("distinct outputs over distinct references", f"{share:.2f}", f">= {DISTINCT:g}", fault)
+            tokens = None if b.labels is None else (b.labels >= 0).sum(1).float().mean().item()
+            yield from said_readings(b.said, b.wanted, value, tokens)
         if b.penalty is not None:
             blind = b.penalty.answer_sensitivity == 0
             fault = "penalty that cannot see the answers" if blind else ""

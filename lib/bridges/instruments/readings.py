@@ -81,8 +81,7 @@ def flow_readings(
     if flow is None:
         yield Reading("gradient", why, "reaches it", "no gradient to the connector")
         return
-    size = {name: p.numel() for name, p in named}
-    dead = sum(size[name] for name in flow.dead) / sum(size[name] for name in flow.gradient)
+    dead = _dead(flow, named)
     fault = "parameters that no gradient reaches" if dead >= DEAD_SHARE else ""
     yield Reading("parameters without gradient", f"{dead:.0%}", f"< {DEAD_SHARE:.0%}", fault)
     with mode(whole or module, training=True):
@@ -90,6 +89,15 @@ def flow_readings(
     if trained is None:
         fault = "" if why == REENTRANT else "no gradient in training mode"
         yield Reading("gradient in training mode", why, "as in evaluation", fault)
+    elif dead < DEAD_SHARE <= (share := _dead(trained, named)):
+        found, line = f"none for {share:.0%} of the parameters", f"as in evaluation, {dead:.0%}"
+        yield Reading("gradient in training mode", found, line, "no gradient in training mode")
+
+
+def _dead(flow: GradientFlow, named: Sequence[tuple[str, nn.Parameter]]) -> float:
+    """The share of the parameters' numbers that no gradient reaches."""
+    size = {name: p.numel() for name, p in named}
+    return sum(size[name] for name in flow.dead) / sum(size.values())
 
 
 def _flow(named: list[tuple[str, nn.Parameter]], loss: Callable[[], Tensor]) -> tuple[GradientFlow | None, str]:

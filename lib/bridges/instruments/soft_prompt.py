@@ -3,6 +3,7 @@
 The log's list of what it returns ends in the attention mass on the soft tokens, which its code leaves out.
 """
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -132,8 +133,9 @@ def _first_token(
 def gates(module: nn.Module | Iterable[tuple[str, Tensor]]) -> dict[str, float]:
     """How far each gate of a module, or among named parameters, is open: tanh of its value, -1 to 1, 0 being shut.
 
-    A gate is a parameter with the word "gate", "gates" or "alpha" (Idefics) in its own name, or in that of its part
-    where it is no weight or bias of a layer; of one element, or a vector over features, whose mean size then counts.
+    A gate is a parameter with the word "gate", "gates", "gating" or "alpha" (Idefics) in its own name or in that of its
+    part, and no weight or bias of a layer; of one element, or a vector over features or heads, whose mean size then
+    counts. The alpha of an activation or of a LoRA is none.
 
     Raises:
         ValueError: when there is none.
@@ -150,10 +152,18 @@ def gates(module: nn.Module | Iterable[tuple[str, Tensor]]) -> dict[str, float]:
 
 def _is_gate(name: str, value: Tensor) -> bool:
     *before, last = name.split(".")
-    words = set(last.split("_"))
-    if last.split("_")[-1] not in ("weight", "bias"):
-        words |= set(before[-1].split("_")) if before else set()
-    return bool(words & {"gate", "gates", "alpha"}) and value.numel() == value.shape[-1:].numel()
+    words, part = _words(last), _words(before[-1]) if before else set()
+    if words & {"weight", "bias"}:
+        return False
+    if "alpha" in words and ("lora" in words or part & {"act", "activation", "snake", "prelu", "elu"}):
+        return False  # the slope of an activation, or the factor of a LoRA
+    # One element, one a feature, or one a head (LLaMA-Adapter).
+    return bool((words | part) & {"gate", "gates", "gating", "alpha"}) and value.numel() == max(value.shape, default=1)
+
+
+def _words(name: str) -> set[str]:
+    """The words of a name in snake or camel case, digits left out."""
+    return {word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", name)}
 
 
 def _opened(value: Tensor) -> float:
