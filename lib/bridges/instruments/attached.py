@@ -12,6 +12,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from bridges.instruments.conditioning import derangement
 from bridges.instruments.contrastive import Contrastive
 from bridges.instruments.generative import CHUNK, Generative
 from bridges.instruments.readings import mode
@@ -70,7 +71,7 @@ class Attached(Generative):
             with _hooks(self.model, self.paths, read, catch):
                 self.model(**take(self.batch, rows))
         except _Caught as caught:
-            return caught.output.reshape(len(rows), -1, caught.output.shape[-1])
+            return _each(caught.output, len(rows))
         raise ValueError(
             f"{self.paths[-1]} was not called: give the path of a module that the model's call runs through"
         )
@@ -80,11 +81,26 @@ class Attached(Generative):
 
         def put(output: Any) -> Any:
             like = _tensor(output)
-            tensor = tokens.reshape(like.shape).to(like.dtype)
+            own = tokens[:1] if _shared(like, len(rows)) else tokens
+            tensor = own.reshape(like.shape).to(like.dtype)
             return tensor if isinstance(output, Tensor) else (tensor, *output[1:])
 
         with _hooks(self.model, self.paths, lambda read: read, put):
             return loss_of(self.model(**take(self.batch, rows)))
+
+    @torch.no_grad()
+    def others_answers(self, tokens: Tensor, rows: Tensor) -> Tensor | None:
+        labels, ids = self.batch.get("labels"), self.batch.get("input_ids")
+        if labels is None or (ids is not None and ids.shape != labels.shape):
+            return None
+        other = labels[rows[derangement(len(rows)).to(rows.device)]]
+        answered = (labels[rows] >= 0) & (other >= 0)
+        swapped = dict(self.batch) | {"labels": labels.clone()}
+        swapped["labels"][rows] = torch.where(answered, other, labels[rows])
+        if ids is not None:
+            swapped["input_ids"] = ids.clone()
+            swapped["input_ids"][rows] = torch.where(answered, other, ids[rows])
+        return replace(self, batch=swapped).loss(tokens, rows)
 
     def read(self) -> tuple[Tensor | None, Tensor | None]:
         return self.batch.get("input_ids"), self.batch.get("attention_mask")
@@ -98,7 +114,7 @@ class Attached(Generative):
 
 
 def attach(
-    model: nn.Module, batch: Mapping[str, Any], connector: str | Sequence[str] = (), **given: Any
+    model: nn.Module, batch: Mapping[str, Any], connector: str | Sequence[str] = (), chunk: int = CHUNK, **given: Any
 ) -> Generative | Contrastive:
     """A model and a batch of held-out samples as a bridge that can be checked up.
 
@@ -108,10 +124,12 @@ def attach(
             equally many places for each.
         connector: the path of the connector's module, or of several in the order of their calls, the last of which
             gives what the host reads; found by itself in the classes of `LAYOUTS`.
+        chunk: samples in a call, at most.
         given: other fields of `Generative` or `Contrastive`.
 
     Raises:
-        ValueError: when the connector is not found or not called, or samples do not fit.
+        ValueError: when the connector is not found, not called or called more than once, when the call gives no loss,
+            or when samples do not fit.
     """
     if all(hasattr(model, name) for name in TWO_SIDES):
         return _two_sides(model, batch, given)
@@ -120,18 +138,19 @@ def attach(
     own: dict[str, Any] = {"model": model, "batch": batch, "paths": paths, "module": module}
     own |= {"labels": batch.get("labels")} | given
     bridge = Attached(module, torch.empty(0), lambda tokens, rows: tokens, **own)
+    _one_call(model, take(batch, torch.arange(min(2, samples(batch)))), paths)
     seen: list[Tensor] = []
 
     def keep(read: Tensor) -> Tensor:
         seen.append(read.detach())
         return read
 
-    parts = torch.arange(samples(batch)).split(CHUNK)
+    parts = torch.arange(samples(batch)).split(chunk)
     with torch.no_grad(), mode(model, training=False):
         tokens = [bridge._run(rows, keep) for rows in parts]
     if len(seen) != len(parts):
-        raise ValueError(f"{paths} is handed no tensor of numbers, or several times in a call: give one module that is")
-    inputs = torch.cat([read.reshape(len(rows), -1, read.shape[-1]) for read, rows in zip(seen, parts, strict=True)])
+        raise ValueError(f"{paths[0]} is handed no tensor by its call: give the path of a module that is")
+    inputs = torch.cat([_each(read, len(rows)) for read, rows in zip(seen, parts, strict=True)])
     table, ids = _table(model), batch.get("input_ids")
     if table is not None and ids is not None and cast(Tensor, table.weight).shape[1] == tokens[0].shape[-1]:
         with torch.no_grad():  # through the module, which may scale; an image's own id may lie beyond the table
@@ -195,7 +214,47 @@ class _Parts(nn.Module):
                 self.register_parameter(name, part)
             else:
                 self.add_module(name, part)
-        self.train(any(part.training for part in self.children()))
+        self.training = any(part.training for part in self.children())  # of this alone: parts may be in both modes
+
+
+def _one_call(model: nn.Module, few: Mapping[str, Any], paths: Sequence[str]) -> None:
+    """See that the model's call gives a loss, and runs through the connector once.
+
+    Raises:
+        ValueError: when it does not.
+    """
+    calls: list[Tensor] = []
+
+    def count(output: Any) -> Any:
+        calls.append(_tensor(output))
+        return output
+
+    with torch.no_grad(), mode(model, training=False), _hooks(model, paths, lambda read: read, count):
+        loss_of(model(**few))
+    if not calls:
+        raise ValueError(f"{paths[-1]} was not called: give the path of a module that the model's call runs through")
+    if len(calls) > 1:
+        raise ValueError(
+            f"{paths[-1]} was called {len(calls)} times in one call of the model: give samples of one picture or sound"
+            " each, or the path of a module that is called once"
+        )
+
+
+def _shared(found: Tensor, count: int) -> bool:
+    """Whether one row stands for all samples, as PEFT's prompt does."""
+    return found.dim() > 1 and len(found) == 1 < count
+
+
+def _each(found: Tensor, count: int) -> Tensor:
+    """What is read or given (N, places, width), of `count` samples."""
+    if _shared(found, count):
+        found = found.expand(count, *found.shape[1:])
+    if len(found) % count and found[..., 0].numel() % count:
+        raise ValueError(
+            f"the connector's tensor has the shape {tuple(found.shape)} for {count} samples: give samples with equally"
+            " many places each"
+        )
+    return found.reshape(count, -1, found.shape[-1])
 
 
 def _layout(model: nn.Module) -> tuple[str, ...]:
@@ -249,6 +308,13 @@ def _hooks(
             args = (*args[:place], read(args[place]), *args[place + 1 :])
         return args, named
 
+    if not modules:
+        raise ValueError(f"{', '.join(paths)}: a parameter is not called: name the module that makes tokens of it too")
+    # PEFT reads a prompt that was loaded to be used past its module, which gives the same.
+    prompt = getattr(model, "active_peft_config", None)
+    used = getattr(prompt, "inference_mode", False)
+    if used:
+        prompt.inference_mode = False
     handles = [
         modules[0].register_forward_pre_hook(before, with_kwargs=True),
         modules[-1].register_forward_hook(lambda module, args, found: output(found)),
@@ -258,6 +324,8 @@ def _hooks(
     finally:
         for handle in handles:
             handle.remove()
+        if used:
+            prompt.inference_mode = True
 
 
 def _tensor(output: Any) -> Tensor:

@@ -59,7 +59,7 @@ def checkup(
     if isinstance(bridge, nn.Module):
         if batch is None:
             raise ValueError("a model alone cannot be measured: give a batch of held-out samples too, by name")
-        bridge = attach(bridge, batch, connector, **given)
+        bridge = attach(bridge, batch, connector, chunk, **given)
     elif batch is not None or connector:
         raise ValueError(f"a {type(bridge).__name__} has its samples in it: give a batch with a model alone")
     elif given:

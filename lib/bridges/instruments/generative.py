@@ -98,6 +98,10 @@ class Generative:
         """Ids and mask of what the host reads at the labels' places, where it shifts these itself."""
         return None, None
 
+    def others_answers(self, tokens: Tensor, rows: Tensor) -> Tensor | None:
+        """The loss of other samples' answers behind these samples' questions, where answers are known."""
+        return None
+
     def whole(self) -> nn.Module | None:
         """The model that holds connector and host, where there is one."""
         return None
@@ -166,6 +170,8 @@ class Speech:
         found = self.loss(scale, factor)
         if not found < min((1 - USED) * as_is, as_is - NEAR):
             return math.inf
+        if self.prompt:  # heard by what it lowers: there are no inputs to trade
+            return found
         gap, line = self.gap(scale, factor)
         return found if gap.mean >= line and gap.low > 0 else math.inf
 
@@ -228,9 +234,13 @@ class Speech:
         fault = "host in training mode" if off > ALIKE else ""
         yield Reading("two calls on the same tokens: losses apart", f"{off:.2g}", f"<= {ALIKE:g} of the loss", fault)
         known = self.bridge.labels is not None and bool((self.bridge.labels == self.bridge.labels[:1]).all())
-        if max(value, others) < NEAR and not self.prompt and not known:
+        whose = "tokens"
+        if self.prompt and value < NEAR and not known:
+            found, whose = self.bridge.others_answers(tokens, rows), "answers"
+            others = math.inf if found is None else float(found)
+        if max(value, others) < NEAR and not known:
             fault = "the answers are read before they are scored"
-            yield Reading("loss with others' tokens (nats)", f"{others:.3f}", f">= {NEAR:g}", fault)
+            yield Reading(f"loss with others' {whose} (nats)", f"{others:.3f}", f">= {NEAR:g}", fault)
 
     def _relation(self, unused: bool, constant: bool) -> Iterator[Reading]:
         if self.bridge.labels is not None and self.given and not constant and self.count >= 8:
@@ -289,7 +299,8 @@ class Speech:
         bridge, losses = self.bridge, self.bridge.losses
         yield from log_readings(losses, vocabulary=bridge.words())
         if self.module is not None and bridge.optimizer is not None:
-            yield from optimiser_readings(bridge.optimizer, self.module, len(losses))
+            idle = trend(losses).state != "falls" if len(losses) >= CURVE else unused
+            yield from optimiser_readings(bridge.optimizer, self.module, len(losses), idle)
         if self.module is not None and bridge.before is not None:
             yield movement_reading(self.module, bridge.before)
         if len(losses) < CURVE or not all(map(math.isfinite, losses)):
@@ -297,12 +308,14 @@ class Speech:
         way = trend(losses)
         if way.state != "falls":
             return
+        behind = value > (max(losses[0], way.level - way.change) + way.level) / 2  # nearer to the log's beginning
         if self.module is not None:
             drawn = as_drawn(self.module)
-            fault = "connector is not the trained one" if unused else "parameters that did not move"
+            fault = "connector is not the trained one" if unused or behind else "parameters that did not move"
             found = "as they are drawn" if drawn else "moved"
             yield Reading("linear layers of the connector", found, "moved, as the log falls", fault if drawn else "")
         far = unused and value - way.level > max(USED * value, NEAR) and value - way.level > 2 * abs(gap.mean)
+        far = far or (self.prompt and behind)
         fault = "held-out loss far above the log's end" if far else ""
         line = f"near {way.level:.3f}, the log's end" + ("" if unused else "; not counted, the input is used")
         yield Reading("held-out loss (nats)", f"{value:.3f}", line, fault)
@@ -314,13 +327,13 @@ class Speech:
         if not self.prompt:
             fault = "tokens that do not follow the input" if unused and follows < FOLLOWS else ""
             yield Reading("tokens: variation over inputs", f"{follows:.2g}", f">= {FOLLOWS:g}", fault)
-        if self.bridge.embeddings is None:
-            return
-        own = self.bridge.embeddings.detach().float().square().mean(-1).sqrt().mean()
-        ratio = (tokens.square().mean(-1).sqrt().mean() / own).item()
-        yield Reading("tokens' RMS over the host's", f"{ratio:.3g}", "for its effect see the next line")
-        tried = {1 / ratio: self.heard(as_is, 1 / ratio)} if ratio > 0 else {}
-        if ratio > 0 and not self.prompt and math.isinf(tried[1 / ratio]):
+        tried: dict[float, float] = {}
+        if self.bridge.embeddings is not None:
+            own = self.bridge.embeddings.detach().float().square().mean(-1).sqrt().mean()
+            ratio = (tokens.square().mean(-1).sqrt().mean() / own).item()
+            yield Reading("tokens' RMS over the host's", f"{ratio:.3g}", "for its effect see the next line")
+            tried = {1 / ratio: self.heard(as_is, 1 / ratio)} if ratio > 0 else {}
+        if not any(map(math.isfinite, tried.values())) and tokens.any():
             tried |= {scale: self.heard(as_is, scale) for scale in OTHER}
         best = min(tried, key=lambda scale: tried[scale], default=1.0)
         low = tried.get(best, math.inf)
