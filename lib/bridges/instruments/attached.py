@@ -88,6 +88,10 @@ class Attached(Generative):
         with _hooks(self.model, self.paths, lambda read: read, put):
             return loss_of(self.model(**take(self.batch, rows)))
 
+    def direct(self, rows: Tensor) -> Tensor:
+        # Not by the hooks: what a connector gives within a reentrant checkpoint has no gradient yet.
+        return loss_of(self.model(**take(self.batch, rows)))
+
     @torch.no_grad()
     def others_answers(self, tokens: Tensor, rows: Tensor) -> Tensor | None:
         labels, ids = self.batch.get("labels"), self.batch.get("input_ids")

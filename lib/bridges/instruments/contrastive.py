@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, logsigmoid
 from torch.optim import Optimizer
@@ -51,8 +51,8 @@ class Contrastive:
     """
 
     embed: Callable[..., Any]
-    image: Float[Tensor, "pairs ..."]
-    text: Float[Tensor, "pairs ..."]
+    image: Shaped[Tensor, "pairs ..."]
+    text: Shaped[Tensor, "pairs ..."]
     scale: float = 1 / 0.07
     module: nn.Module | None = None
     losses: Sequence[float] = ()

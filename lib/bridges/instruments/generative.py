@@ -98,6 +98,10 @@ class Generative:
         """Ids and mask of what the host reads at the labels' places, where it shifts these itself."""
         return None, None
 
+    def direct(self, rows: Tensor) -> Tensor | None:
+        """The loss of the samples `rows` by a call of the whole model, where there is one."""
+        return None
+
     def others_answers(self, tokens: Tensor, rows: Tensor) -> Tensor | None:
         """The loss of other samples' answers behind these samples' questions, where answers are known."""
         return None
@@ -165,6 +169,11 @@ class Speech:
             raise ValueError(f"the loss has the shape {tuple(found.shape)}: return its mean, one number")
         return found.reshape(())
 
+    def own_loss(self, rows: Tensor) -> Tensor:
+        """The loss as it is trained with, in one call where there is one."""
+        found = self.bridge.direct(rows)
+        return self.host_loss(self.tokens(rows), rows) if found is None else found
+
     def heard(self, as_is: float, scale: float = 1.0, factor: float = 1.0) -> float:
         """The loss at another scale, where inputs are heard there and it is clearly lower; else infinity."""
         found = self.loss(scale, factor)
@@ -174,6 +183,13 @@ class Speech:
             return found
         gap, line = self.gap(scale, factor)
         return found if gap.mean >= line and gap.low > 0 else math.inf
+
+    def behind(self, value: float) -> bool:
+        """Whether a held-out loss lies nearer to the beginning of a log that falls than to its end."""
+        losses = self.bridge.losses
+        if len(losses) < CURVE or not all(map(math.isfinite, losses)) or (way := trend(losses)).state != "falls":
+            return False
+        return value > (max(losses[0], way.level - way.change) + way.level) / 2
 
     def readings(self) -> Iterator[Reading]:
         bridge = self.bridge
@@ -285,7 +301,7 @@ class Speech:
         losses = self.bridge.losses
         flat = len(losses) >= CURVE and trend(losses).state != "falls"
         yield from flow_readings(
-            self.module, lambda: self.host_loss(self.tokens(rows), rows), unused or flat, self.bridge.whole()
+            self.module, lambda: self.own_loss(rows), unused or flat, self.bridge.whole()
         )
         if self.prompt:
             return
@@ -308,7 +324,7 @@ class Speech:
         way = trend(losses)
         if way.state != "falls":
             return
-        behind = value > (max(losses[0], way.level - way.change) + way.level) / 2  # nearer to the log's beginning
+        behind = self.behind(value)
         if self.module is not None:
             drawn = as_drawn(self.module)
             fault = "connector is not the trained one" if unused or behind else "parameters that did not move"
@@ -333,7 +349,10 @@ class Speech:
             ratio = (tokens.square().mean(-1).sqrt().mean() / own).item()
             yield Reading("tokens' RMS over the host's", f"{ratio:.3g}", "for its effect see the next line")
             tried = {1 / ratio: self.heard(as_is, 1 / ratio)} if ratio > 0 else {}
-        if not any(map(math.isfinite, tried.values())) and tokens.any():
+        # Louder tokens may raise a host's confidence alone. Where no scale of its own is known, that is no fault, unless
+        # the log tells of a better time.
+        told = self.bridge.embeddings is not None or self.behind(as_is)
+        if told and not any(map(math.isfinite, tried.values())) and tokens.any():
             tried |= {scale: self.heard(as_is, scale) for scale in OTHER}
         best = min(tried, key=lambda scale: tried[scale], default=1.0)
         low = tried.get(best, math.inf)

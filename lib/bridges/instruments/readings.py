@@ -76,29 +76,60 @@ def flow_readings(
         line = "some" + ("" if idle else "; not counted, it has been trained")
         yield Reading("parameters that require a gradient", f"0 of {count:,}", line, fault, "unfreeze the connector")
         return
-    flow, why = _flow(named, loss)
+    flow, why = _flow(named, loss, module, whole)
     if flow is None:
         yield Reading("gradient", why, "reaches it", "no gradient to the connector")
         return
     size = {name: p.numel() for name, p in named}
-    dead = sum(size[name] for name in flow.dead) / sum(size[name] for name in flow.gradient)
+    dead = sum(size[name] for name in flow.dead) / sum(size.values())
     fault = "parameters that no gradient reaches" if dead >= DEAD_SHARE else ""
     yield Reading("parameters without gradient", f"{dead:.0%}", f"< {DEAD_SHARE:.0%}", fault)
     with mode(whole or module, training=True):
-        trained, why = _flow(named, loss)
+        trained, why = _flow(named, loss, module, whole)
     if trained is None:
+        yield Reading("gradient in training mode", why, "as in evaluation", "no gradient in training mode")
+        return
+    lost = sum(size[name] for name in trained.dead) / sum(size.values())
+    if lost >= DEAD_SHARE > dead:
+        why = f"reaches {1 - lost:.0%}"
         yield Reading("gradient in training mode", why, "as in evaluation", "no gradient in training mode")
 
 
-def _flow(named: list[tuple[str, nn.Parameter]], loss: Callable[[], Tensor]) -> tuple[GradientFlow | None, str]:
+def _flow(
+    named: list[tuple[str, nn.Parameter]], loss: Callable[[], Tensor], module: nn.Module, whole: nn.Module | None
+) -> tuple[GradientFlow | None, str]:
     """The gradient's flow, or why there is none."""
+    nothing = "the loss depends on no parameter of the connector"
     try:
         with torch.enable_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # reentrant checkpoints warn of what is told here
             flow = gradient_flow(named, loss)
     except ValueError:  # the loss is one finite number, so that it depends on none of these parameters
-        return None, "the loss depends on no parameter of the connector"
-    return flow, ""
+        return None, nothing
+    except RuntimeError as error:
+        if "use_reentrant" not in str(error):
+            raise
+        flow = _backward(named, loss, whole or module)
+    else:
+        if flow.dead and whole is not None:  # what lies within a reentrant checkpoint is reached by `backward` alone
+            flow = _backward(named, loss, whole)
+    return (flow, "") if flow.norm() else (None, nothing)
+
+
+def _backward(named: list[tuple[str, nn.Parameter]], loss: Callable[[], Tensor], whole: nn.Module) -> GradientFlow:
+    """The gradient's flow where a reentrant checkpoint allows nothing but `backward`; stored gradients are put back."""
+    stored = [(p, p.grad) for p in whole.parameters()]
+    try:
+        for p, _ in stored:
+            p.grad = None
+        with torch.enable_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            loss().backward()
+        norms = {name: 0.0 if p.grad is None else p.grad.norm().item() for name, p in named}
+    finally:
+        for p, grad in stored:
+            p.grad = grad
+    return GradientFlow(norms, {name: p.detach().norm().item() for name, p in named})
 
 
 def log_readings(losses: Sequence[float], batch: int = 0, vocabulary: int = 0) -> Iterator[Reading]:

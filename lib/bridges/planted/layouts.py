@@ -280,6 +280,7 @@ def _prompted(kind: str) -> nn.Module:
     labels = ids.clone()
     labels[:, :2] = -100
     train(host, {"input_ids": ids, "labels": labels}, 100, 1e-2, 0)
+    host.zero_grad()
     made = {"prompt": PromptTuningConfig, "prefix": PrefixTuningConfig}[kind]
     return get_peft_model(host, made(task_type=TaskType.CAUSAL_LM, num_virtual_tokens=4))
 
