@@ -1,4 +1,4 @@
-"""The check-up on models as people have them: where connectors are found, what is refused, and what is left as it was."""
+"""The check-up on models as people have them: where connectors are found, what is refused, what is left as it was."""
 
 import time
 from copy import deepcopy
@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from bridges.instruments.attached import LAYOUTS as PATHS
-from bridges.instruments.attached import attach, take
+from bridges.instruments.attached import attach
+from bridges.instruments.batches import take
 from bridges.instruments.checkup import checkup
 from bridges.instruments.labels import label_readings
+from bridges.instruments.places import LAYOUTS as PATHS
 from bridges.instruments.report import FAULTS
-from bridges.planted.layout_cases import cases, count
+from bridges.planted.layout_cases import count
 from bridges.planted.layouts import LAYOUTS, attributes, drawn, train
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -61,7 +62,8 @@ def taught(model: nn.Module | None = None) -> tuple[nn.Module, dict[str, Any]]:
 
 def hooks(model: nn.Module) -> list[Any]:
     """Those of the check-up: transformers leaves some of its own."""
-    found = [hook for part in model.modules() for kind in (part._forward_hooks, part._forward_pre_hooks) for hook in kind.values()]
+    kinds = [kind for part in model.modules() for kind in (part._forward_hooks, part._forward_pre_hooks)]
+    found = [hook for kind in kinds for hook in kind.values()]
     return [hook for hook in found if hook.__module__.startswith("bridges")]
 
 
@@ -259,4 +261,4 @@ def test_planted_faults_are_named_first(name: str, tmp_path: Path) -> None:
     known = {"labels shifted twice"} if name == "VisionEncoderDecoder" else set()  # labels alone cannot tell
     assert {row["planted"] for row in wrong} <= known | {"end masked", "tokens times 0.03125"}, wrong
     assert not count(tmp_path / "rows.csv", [name], [200]), "what is there is not made again"
-    assert sum(1 for _ in cases(name, 200, healthy_alone=True)) == 1
+    assert len(count(tmp_path / "rows.csv", [name], [201], healthy_alone=True)) == 1

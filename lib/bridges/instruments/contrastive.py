@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, logsigmoid
+from torch.nn.functional import cross_entropy, logsigmoid, normalize
 from torch.optim import Optimizer
 
 from bridges.instruments.alignment import CONSTANT, CURVE, spread, trend, variation
@@ -162,7 +162,7 @@ class Space:
     def _sigmoid(self, scale: float, bias: Tensor, lost: bool) -> Reading:
         """SigLIP's loss, a sum over texts for each image, beside that of a constant guess of one in so many."""
         count = min(len(self.bridge.image), 128)
-        image, text, _ = self.embeddings(count)
+        image, text = (normalize(side, dim=-1) for side in self.embeddings(count)[:2])  # their length is told apart
         signs = 2 * torch.eye(count, device=image.device) - 1
         value = -logsigmoid(signs * (scale * image @ text.T + bias.float())).sum(1).mean().item()
         line = WORSE * -(math.log(1 / count) + (count - 1) * math.log(1 - 1 / count))

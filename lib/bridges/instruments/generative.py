@@ -44,6 +44,7 @@ UNENDING = 0.1  # share of generations
 PADDED = 0.02  # share of prompts whose next token padding changes
 SHIFTED = 0.5  # of a next-token logit, by padding: more than rounding does
 LEAKED = 0.5  # share of samples whose answer the source has read
+ELSEWHERE = 0.5  # of the loss, that labels moved by one place would have to leave
 ALIKE = 1e-3  # share of the loss by which two calls on the same samples may differ
 OTHER = (1 / 32, 1 / 8, 8.0, 32.0)  # factors on the tokens that are tried beside the host's own scale
 PARTS = 8  # of the samples, over which the gap's interval is taken
@@ -102,8 +103,8 @@ class Generative:
         """The loss of the samples `rows` by a call of the whole model, where there is one."""
         return None
 
-    def others_answers(self, tokens: Tensor, rows: Tensor) -> Tensor | None:
-        """The loss of other samples' answers behind these samples' questions, where answers are known."""
+    def answered(self, tokens: Tensor, rows: Tensor, labels: Tensor, read: bool = False) -> Tensor | None:
+        """The loss of these samples with other labels, which the host may `read` too, where that can be had."""
         return None
 
     def whole(self) -> nn.Module | None:
@@ -249,14 +250,37 @@ class Speech:
         off = abs(one - two) / max(abs(one), NEAR)
         fault = "host in training mode" if off > ALIKE else ""
         yield Reading("two calls on the same tokens: losses apart", f"{off:.2g}", f"<= {ALIKE:g} of the loss", fault)
+        yield from self._places(tokens, rows, one)
         known = self.bridge.labels is not None and bool((self.bridge.labels == self.bridge.labels[:1]).all())
         whose = "tokens"
-        if self.prompt and value < NEAR and not known:
-            found, whose = self.bridge.others_answers(tokens, rows), "answers"
+        if self.prompt and value < NEAR and not known and (labels := self.bridge.labels) is not None:
+            swapped = labels[derangement(len(labels)).to(labels.device)]
+            found, whose = self.bridge.answered(tokens, rows, swapped, read=True), "answers"
             others = math.inf if found is None else float(found)
         if max(value, others) < NEAR and not known:
             fault = "the answers are read before they are scored"
             yield Reading(f"loss with others' {whose} (nats)", f"{others:.3f}", f">= {NEAR:g}", fault)
+
+    def _places(self, tokens: Tensor, rows: Tensor, as_is: float) -> Iterator[Reading]:
+        """Whether the loss would be far lower if labels stood one place earlier or later."""
+        if self.bridge.labels is None or self.bridge.labels.shape[1] < 2:
+            return
+        losses, none = {}, torch.full_like(self.bridge.labels[:, :1], -100)
+        for step, labels in (
+            (-1, torch.cat([self.bridge.labels[:, 1:], none], 1)),
+            (1, torch.cat([none, self.bridge.labels[:, :-1]], 1)),
+        ):
+            if (labels[rows] >= 0).any() and (found := self.bridge.answered(tokens, rows, labels)) is not None:
+                losses[step] = float(found)
+        if not losses:
+            return
+        best = min(losses, key=lambda step: losses[step])
+        fault = ""
+        if losses[best] < as_is * ELSEWHERE and as_is - losses[best] > NEAR:
+            fault = "labels shifted twice" if best > 0 else "the answers are read before they are scored"
+        both = ", ".join(f"{losses[step]:.3f}" for step in losses)
+        line = f">= {ELSEWHERE:g} x {as_is:.3f}"
+        yield Reading("loss with labels a place earlier, later (nats)", both, line, fault)
 
     def _relation(self, unused: bool, constant: bool) -> Iterator[Reading]:
         if self.bridge.labels is not None and self.given and not constant and self.count >= 8:
@@ -300,9 +324,7 @@ class Speech:
         rows = self.chunks[0]
         losses = self.bridge.losses
         flat = len(losses) >= CURVE and trend(losses).state != "falls"
-        yield from flow_readings(
-            self.module, lambda: self.own_loss(rows), unused or flat, self.bridge.whole()
-        )
+        yield from flow_readings(self.module, lambda: self.own_loss(rows), unused or flat, self.bridge.whole())
         if self.prompt:
             return
         with mode(self.module, training=True):
@@ -343,22 +365,26 @@ class Speech:
         if not self.prompt:
             fault = "tokens that do not follow the input" if unused and follows < FOLLOWS else ""
             yield Reading("tokens: variation over inputs", f"{follows:.2g}", f">= {FOLLOWS:g}", fault)
-        tried: dict[float, float] = {}
+        scales: list[float] = []
         if self.bridge.embeddings is not None:
             own = self.bridge.embeddings.detach().float().square().mean(-1).sqrt().mean()
             ratio = (tokens.square().mean(-1).sqrt().mean() / own).item()
             yield Reading("tokens' RMS over the host's", f"{ratio:.3g}", "for its effect see the next line")
-            tried = {1 / ratio: self.heard(as_is, 1 / ratio)} if ratio > 0 else {}
-        # Louder tokens may raise a host's confidence alone. Where no scale of its own is known, that is no fault, unless
-        # the log tells of a better time.
-        told = self.bridge.embeddings is not None or self.behind(as_is)
-        if told and not any(map(math.isfinite, tried.values())) and tokens.any():
-            tried |= {scale: self.heard(as_is, scale) for scale in OTHER}
-        best = min(tried, key=lambda scale: tried[scale], default=1.0)
-        low = tried.get(best, math.inf)
+            scales = [1 / ratio] if ratio > 0 else []
+        # Louder tokens may raise a host's confidence alone, and a prompt may be trained on. Where there is no scale of
+        # the host's own, or no input to be heard, one counts only where it brings back what a log tells of.
+        better = self.prompt or self.bridge.embeddings is None
+        low, best = math.inf, 1.0
+        if tokens.any() and (not better or self.behind(as_is)):
+            tried = {scale: self.heard(as_is, scale) for scale in scales}
+            if all(map(math.isinf, tried.values())):
+                tried |= {scale: self.heard(as_is, scale) for scale in OTHER}
+            best = min(tried, key=lambda scale: tried[scale])
+            low = math.inf if better and self.behind(tried[best]) else tried[best]
         found = "nowhere lower" if math.isinf(low) else f"{low:.3f} at {best:.3g} times"
         fault = "scale far from the host's" if low < as_is else ""
-        yield Reading("host's loss at other scales of the tokens (nats)", found, f"not below {as_is:.3f}", fault)
+        line = f"not below {as_is:.3f}" + ("; counted only beside a log" if better else "")
+        yield Reading("host's loss at other scales of the tokens (nats)", found, line, fault)
 
     def _loud_inputs(self, follows: float, as_is: float) -> Reading:
         """Whether the inputs are of another size than the connector can use, or was trained on."""

@@ -15,9 +15,7 @@ DRAWN = 256  # weights of a layer from which their largest tells whether it was 
 FREE = ("logit_scale", "logit_bias", "temperature")  # beside gates, what decay pulls to a value that means something
 
 
-def optimiser_readings(
-    optimizer: Optimizer, module: nn.Module, steps: int = 0, idle: bool = True
-) -> Iterator[Reading]:
+def optimiser_readings(optimizer: Optimizer, module: nn.Module, steps: int = 0, idle: bool = True) -> Iterator[Reading]:
     """Whether an optimiser holds a module's parameters, at a rate that can move them in `steps` of Adam's size.
 
     A schedule brings a rate to zero where it ends, and starts it there: that counts only after a step, and where the

@@ -5,35 +5,30 @@ held-out loss that it leaves, so that faults that do no harm can be told from th
 """
 
 import csv
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch import nn
 
-from bridges.instruments import attached
-from bridges.instruments.attached import take
+from bridges.instruments import places
 from bridges.instruments.checkup import checkup
-from bridges.instruments.conditioning import derangement
 from bridges.instruments.retrieval import recall
-from bridges.planted.layouts import EOS, LAYOUTS, PAD, SPARE, Layout, attributes, drawn, train
+from bridges.planted import layout_breaks as breaks
+from bridges.planted.layout_breaks import Batch
+from bridges.planted.layouts import LAYOUTS, Layout, attributes, drawn, train
 
-TEXTUAL = ("input_ids", "attention_mask", "labels")
 SCALES = (1 / 32, 32.0)
-OVER = 2.0**19  # times a host's weights, and divided out again behind: too much for half precision alone
 HOT = 2000.0  # factor on the cosines
 COLUMNS = ("layout", "seed", "planted", "names", "first", "raised", "loss")
 
-UNHEARD = ("input that is not used", "tokens that do not follow the input")
 UNTRAINED = ("connector is not the trained one", "held-out loss far above the log's end")
 STILL = ("parameters that did not move", "no gradient to the connector", "parameters outside the optimiser")
 LOST = ("held-out pairs at chance", "image embeddings all alike", "text embeddings all alike")
+BROKEN = ("values that are not finite",)
 SCALE = ("scale far from the host's",)
 
 
@@ -41,69 +36,48 @@ SCALE = ("scale far from the host's",)
 class Planted:
     """What was planted (nothing: healthy), what names it, and what the check-up is given.
 
-    `loss` gives nats for each token on sound held-out samples, served as it is; of two sides, the share of pictures
-    whose own text is not found first.
+    `loss` is in nats for each token on sound held-out samples, the model served as it is; of two sides, the share of
+    pictures whose own text is not found first.
     """
 
     planted: str
     names: tuple[str, ...]
     model: nn.Module
-    batch: dict[str, Any]
-    loss: Callable[[], float]
-    given: Mapping[str, Any]
+    batch: Batch
+    loss: float
+    given: dict[str, Any]
     connector: tuple[str, ...] = ()
 
 
-class Unshifted(nn.Module):
-    """A loss of one's own that scores each place against the very token that was read there."""
-
-    def __init__(self, inner: nn.Module):
-        super().__init__()
-        self.inner = inner
-
-    def forward(self, labels: Tensor, **batch: Any) -> dict[str, Tensor]:
-        if "input_ids" not in batch:  # a decoder of its own reads the labels as they are
-            batch["decoder_input_ids"] = labels.clamp_min(PAD)
-        logits = self.inner(**batch).logits[:, -labels.shape[1] :]
-        return {"loss": cross_entropy(logits.flatten(0, 1), labels.flatten())}
-
-
-class Bare(nn.Module):
-    """Two sides whose embeddings go into the loss without being brought to unit length."""
-
-    def __init__(self, inner: nn.Module):
-        super().__init__()
-        self.inner, self.logit_scale = inner, inner.logit_scale
-        self.get_image_features, self.get_text_features = inner.get_image_features, inner.get_text_features
-
-    def forward(self, pixel_values: Tensor, input_ids: Tensor, **_: Any) -> Any:
-        sides = [self.get_image_features(pixel_values=pixel_values), self.get_text_features(input_ids=input_ids)]
-        image, text = (getattr(side, "pooler_output", side) for side in sides)
-        logits, right = self.logit_scale.exp() * image @ text.T, torch.arange(len(image))
-        loss = (cross_entropy(logits, right) + cross_entropy(logits.T, right)) / 2
-        return _Sides(loss, image, text)
-
-
 @dataclass(frozen=True)
-class _Sides:
-    loss: Tensor
-    image_embeds: Tensor
-    text_embeds: Tensor
+class World:
+    """A layout, a seed, and the samples that are taught and held out."""
+
+    layout: Layout
+    seed: int
+    taught: Batch
+    held: Batch
+
+    def drawn(self, other: int = 0) -> Any:
+        """A model as drawn, or `other` seeds on."""
+        return drawn(self.layout, self.seed + other)
+
+    def trained(
+        self,
+        change: Callable[[Batch], Batch] = lambda batch: batch,
+        rate: float | None = None,
+        only: Callable[[str], bool] | None = None,
+        wrap: Callable[[nn.Module], nn.Module] = lambda model: model,
+    ) -> tuple[Any, dict[str, Any]]:
+        """A model taught, and what its owner has to give of the training."""
+        model = self.drawn()
+        before = {name: x.clone() for name, x in model.state_dict().items()}
+        rate = self.layout.rate if rate is None else rate
+        losses, optimizer = train(wrap(model), change(self.taught), self.layout.steps, rate, self.seed, only)
+        return model, {"log": losses, "optimizer": optimizer, "before": before}
 
 
-def paths(layout: Layout, model: nn.Module) -> tuple[str, ...]:
-    """Where a layout keeps its connector."""
-    return attached._paths(model, attached._layout(model))
-
-
-def parts(layout: Layout, model: nn.Module) -> tuple[str, ...]:
-    """Beginnings of the names of the connector's parameters."""
-    if layout.kind == "contrastive":
-        return tuple(name for name, _ in model.named_parameters() if "projection." in name or "head" in name)
-    return paths(layout, model)
-
-
-def held_loss(model: nn.Module, batch: Mapping[str, Any]) -> float:
+def held_loss(model: nn.Module, batch: Batch) -> float:
     """The loss that a model serves, or of two sides the share of pairs not found first."""
     with torch.no_grad():
         found = model(**batch)
@@ -112,239 +86,162 @@ def held_loss(model: nn.Module, batch: Mapping[str, Any]) -> float:
     return 1 - recall(found.image_embeds, found.text_embeds, (1,)).at[1] / 100
 
 
-def _strangers(batch: dict[str, Any], seed: int) -> dict[str, Any]:
-    """Texts with other samples' pictures."""
-    text = take(batch, derangement(len(batch["input_ids" if "input_ids" in batch else "labels"]), seed))
-    return batch | {name: text[name] for name in TEXTUAL if name in batch}
-
-
-def _one_picture(batch: dict[str, Any]) -> dict[str, Any]:
-    first = take(batch, torch.zeros(len(batch.get("labels", batch.get("input_ids"))), dtype=torch.long))
-    return first | {name: batch[name] for name in TEXTUAL if name in batch}
-
-
-def _padding(batch: dict[str, Any]) -> dict[str, Any]:
-    labels = batch["labels"].clone()
-    labels[:, -SPARE:] = PAD
-    return batch | {"labels": labels}
-
-
-def _twice(batch: dict[str, Any]) -> dict[str, Any]:
-    labels = batch["labels"].roll(-1, 1)
-    labels[:, -1] = -100
-    return batch | {"labels": labels}
-
-
-def _without_end(batch: dict[str, Any]) -> dict[str, Any]:
-    return batch | {"labels": batch["labels"].masked_fill(batch["labels"] == EOS, -100)}
-
-
-@contextmanager
-def _hooked(model: nn.Module, path: str, way: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """What the connector gives, changed for the time being."""
-    handle = model.get_submodule(path).register_forward_hook(
-        lambda module, args, out: way(out) if isinstance(out, Tensor) else (way(out[0]), *out[1:])
-    )
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-def _overflowing(model: nn.Module) -> nn.Module:
-    """A copy in half precision whose host's values go beyond its range, though in single precision nothing differs."""
-    model = deepcopy(model)
-    named = dict(model.named_modules())
-    with torch.no_grad():
-        for name, part in named.items():
-            if name.endswith("mlp.up_proj"):
-                part.weight.mul_(OVER)
-                named[name.replace("up_proj", "down_proj")].weight.div_(OVER)
-            elif name.endswith(".attn.c_attn"):  # GPT-2's queries, keys and values in one
-                wide = part.weight.shape[1] // 3
-                part.weight[:, -wide:].mul_(OVER)
-                part.bias[-wide:].mul_(OVER)
-                named[name.replace("c_attn", "c_proj")].weight.div_(OVER)
-    return model.half()
-
-
-def _half(batch: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: x.half() if isinstance(x, Tensor) and x.is_floating_point() else x for name, x in batch.items()}
-
-
-def cases(name: str, seed: int, healthy_alone: bool = False) -> Iterator[Planted]:
+def cases(name: str, seed: int) -> Iterator[Planted]:
     """A healthy model of a layout, and then what is planted in it; each is to be looked at before the next."""
     layout = LAYOUTS[name]
     own = torch.Generator().manual_seed(seed)
     which, others = attributes(seed)
-    taught, held = layout.batch(which, own), layout.batch(others, own)
-    found = _two_sides if layout.kind == "contrastive" else _speaking
-    for case in found(layout, seed, taught, held):
-        yield case
-        if healthy_alone:
-            return
-
-
-def _taught(layout: Layout, seed: int, batch: dict[str, Any], **more: Any) -> tuple[nn.Module, dict[str, Any]]:
-    """A model as drawn and then trained, and all that its owner has to give of the training."""
-    model = drawn(layout, seed)
-    before = {name: x.clone() for name, x in model.state_dict().items()}
-    losses, optimizer = train(model, batch, layout.steps, layout.rate, seed, **more)
-    return model, {"log": losses, "optimizer": optimizer, "before": before}
-
-
-def _speaking(layout: Layout, seed: int, taught: dict[str, Any], held: dict[str, Any]) -> Iterator[Planted]:
-    model, given = _taught(layout, seed, taught)
-    where, own = paths(layout, model), layout.kind == "prompt"
-    healthy = Planted("", (), model, held, lambda: held_loss(model, held), given)
+    world = World(layout, seed, layout.batch(which, own), layout.batch(others, own))
+    if layout.kind == "contrastive":
+        yield from _two_sides(world)
+        return
+    model, given = world.trained()
+    where = places.paths_in(model, places.layout(model))
+    healthy = Planted("", (), model, world.held, held_loss(model, world.held), given)
     yield healthy
-    if not own:
-        same = _one_picture(held)
-        loss = held_loss(model, same)
-        yield replace(healthy, planted="constant pictures", names=("constant inputs",), batch=same, loss=lambda: loss)
+    yield from _served(world, healthy, where)
+    yield from _taught(world, where)
+    yield from _unmoved(world, where)
+
+
+def _served(world: World, healthy: Planted, where: tuple[str, ...]) -> Iterator[Planted]:
+    """A healthy model, served in the wrong way."""
+    model, held = healthy.model, world.held
+    if world.layout.kind != "prompt":
+        same = breaks.one_picture(held)
+        names = ("constant inputs",)
+        yield replace(healthy, planted="constant pictures", names=names, batch=same, loss=held_loss(model, same))
     for factor in SCALES:
-        with _hooked(model, where[-1], lambda x, factor=factor: x * factor):
-            yield replace(healthy, planted=f"tokens times {factor:g}", names=SCALE)
+        with breaks.hooked(model, where[-1], factor):
+            yield replace(healthy, planted=f"tokens times {factor:g}", names=SCALE, loss=held_loss(model, held))
     model.train()
-    torch.manual_seed(seed)
-    yield replace(healthy, planted="host in training mode", names=("host in training mode",))
+    torch.manual_seed(world.seed)
+    names = ("host in training mode",)
+    yield replace(healthy, planted="host in training mode", names=names, loss=held_loss(model, held))
     model.eval()
-    lost = drawn(layout, seed + 1)
     mixed = deepcopy(model)
-    fresh = {name: x for name, x in lost.state_dict().items() if name.startswith(where)}
+    fresh = {name: x for name, x in world.drawn(1).state_dict().items() if name.startswith(where)}
     mixed.load_state_dict(fresh, strict=False)
-    names = UNTRAINED if not own else ("held-out loss far above the log's end", "connector is not the trained one")
-    yield Planted(
-        "connector fresh", names, mixed, held, lambda: held_loss(mixed, held), {"log": given["log"]}
-    )  # fmt: skip
-    for planted, kept in (("weights that are no number", model), ("host beyond half precision", _overflowing(model))):
-        broken = deepcopy(kept)
-        batch = held if kept is model else _half(held)
-        if kept is model:
-            with torch.no_grad():
-                next(p for name, p in broken.named_parameters() if name.startswith(where)).view(-1)[0] = torch.nan
-        loss = held_loss(broken, batch)
-        yield Planted(planted, ("values that are not finite",), broken, batch, lambda loss=loss: loss, {})
-    bare = drawn(layout, seed)
-    none = held | {"labels": torch.full_like(held["labels"], -100)}
-    yield Planted("no label", ("no label is supervised",), bare, none, lambda: held_loss(bare, held), {})
-    for planted, names, change in (
-        ("pairs shuffled", ("pairs that do not belong together",), lambda batch: _strangers(batch, seed)),
-        ("padding supervised", ("padding is supervised",), _padding),
-        ("labels shifted twice", ("labels shifted twice",), _twice),
-        ("end masked", ("generations that do not end",), _without_end),
-    ):
-        if own and planted == "pairs shuffled":
-            continue
-        wrong, told = _taught(layout, seed, change(taught))
-        yield Planted(planted, names, wrong, change(held), lambda wrong=wrong: held_loss(wrong, held), told)
-    yield _read_before(layout, seed, taught, held, where)
-    yield from _unmoved(layout, seed, taught, held, where)
-
-
-def _read_before(
-    layout: Layout, seed: int, taught: dict[str, Any], held: dict[str, Any], where: tuple[str, ...]
-) -> Planted:
-    inner = drawn(layout, seed)
-    wrapped = Unshifted(inner)
-    losses, optimizer = train(wrapped, taught, layout.steps, layout.rate, seed)
-    names = ("the answers are read before they are scored",)
-    given = {"log": losses, "optimizer": optimizer}
-    inside = tuple(f"inner.{path}" for path in where)
-    return Planted("answers read", names, wrapped, held, lambda: held_loss(inner, held), given, inside)
-
-
-def _unmoved(
-    layout: Layout, seed: int, taught: dict[str, Any], held: dict[str, Any], where: tuple[str, ...]
-) -> Iterator[Planted]:
-    """Four ways in which the host alone is trained, or of a prompt, nothing."""
-    if layout.kind == "prompt":
-        model, given = drawn(layout, seed), {}
-        given = {"before": {name: x.clone() for name, x in model.state_dict().items()}}
-        connector = [p for p in model.parameters() if p.requires_grad]
-        given["optimizer"] = torch.optim.AdamW([torch.nn.Parameter(p.detach().clone()) for p in connector], lr=1e-2)
-        with torch.no_grad():
-            level = held_loss(model, held)
-        given["log"] = [level + 0.05 * x for x in torch.randn(layout.steps).tolist()]
-    else:
-        model, given = _taught(layout, seed, taught, only=lambda name: not name.startswith(where))
-        connector = [p for name, p in model.named_parameters() if name.startswith(where)]
-    loss = held_loss(model, held)
-    case = Planted("connector outside the optimiser", STILL, model, held, lambda: loss, given)
-    yield case
-    zero = torch.optim.AdamW([{"params": connector, "lr": 0.0}, {"params": given["optimizer"].param_groups[0]["params"]}])
-    names = ("a rate of zero", *STILL)
-    yield replace(case, planted="rate of zero", names=names, given=given | {"optimizer": zero})
-    with _hooked(model, where[-1], lambda x: x.detach()):
-        yield replace(case, planted="connector detached", given={"log": given["log"], "before": given["before"]})
-    for p in connector:
-        p.requires_grad_(False)
-    yield replace(case, planted="connector frozen", names=STILL)
-
-
-def _two_sides(layout: Layout, seed: int, taught: dict[str, Any], held: dict[str, Any]) -> Iterator[Planted]:
-    model, given = _taught(layout, seed, taught)
-    given["losses"], batch = given.pop("log"), 32
-    healthy = Planted("", (), model, held, lambda: held_loss(model, held), given)
-    yield healthy
-    count = len(held["input_ids"])
-    for planted, name, alike in (
-        ("one image for all", "constant image inputs", {"pixel_values": held["pixel_values"][:1].expand_as(held["pixel_values"])}),
-        ("one text for all", "constant text inputs", {"input_ids": held["input_ids"][:1].expand(count, -1)}),
-    ):
-        loss = held_loss(model, held | alike)
-        yield replace(healthy, planted=planted, names=(name,), batch=held | alike, loss=lambda loss=loss: loss)
+    log = {"log": healthy.given["log"]}
+    yield Planted("connector fresh", UNTRAINED, mixed, held, held_loss(mixed, held), log)
     broken = deepcopy(model)
     with torch.no_grad():
-        broken.get_parameter(parts(layout, model)[0]).view(-1)[0] = torch.nan
-    loss = held_loss(broken, held)
-    yield Planted("weights that are no number", ("values that are not finite",), broken, held, lambda: 1.0, {})
-    fresh = deepcopy(model)
-    new = {name: x for name, x in drawn(layout, seed + 1).state_dict().items() if name in parts(layout, model)}
-    fresh.load_state_dict(new, strict=False)
-    yield Planted("projections fresh", LOST, fresh, held, lambda: held_loss(fresh, held), {"losses": given["losses"]})
-    wrong, told = _taught(layout, seed, _strangers(taught, seed))
-    told["losses"] = told.pop("log")
+        next(p for name, p in broken.named_parameters() if name.startswith(where)).view(-1)[0] = torch.nan
+    yield Planted("weights that are no number", BROKEN, broken, held, held_loss(broken, held), {})
+    over, few = breaks.overflowing(model), breaks.half(held)
+    yield Planted("host beyond half precision", BROKEN, over, few, held_loss(over, few), {})
+
+
+def _taught(world: World, where: tuple[str, ...]) -> Iterator[Planted]:
+    """Models taught from samples that are wrong, or by a loss that is."""
+    held, bare = world.held, world.drawn()
+    none = held | {"labels": torch.full_like(held["labels"], -100)}
+    yield Planted("no label", ("no label is supervised",), bare, none, held_loss(bare, held), {})
+
+    def strangers(batch: Batch) -> Batch:
+        return breaks.strangers(batch, world.seed)
+
+    changes: list[tuple[str, str, Callable[[Batch], Batch]]] = [
+        ("pairs shuffled", "pairs that do not belong together", strangers),
+        ("padding supervised", "padding is supervised", breaks.padding),
+        ("labels shifted twice", "labels shifted twice", breaks.twice),
+        ("end masked", "generations that do not end", breaks.without_end),
+    ]
+    for planted, name, change in changes[world.layout.kind == "prompt" :]:
+        model, given = world.trained(change)
+        yield Planted(planted, (name,), model, change(held), held_loss(model, held), given)
+    model, given = world.trained(wrap=breaks.Unshifted)
+    names = ("the answers are read before they are scored",)
+    inside = tuple(f"inner.{path}" for path in where)
+    given.pop("before")  # of the model within
+    yield Planted("answers read", names, breaks.Unshifted(model), held, held_loss(model, held), given, inside)
+
+
+def _unmoved(world: World, where: tuple[str, ...]) -> Iterator[Planted]:
+    """Four ways in which the host alone is trained, or of a prompt, nothing."""
+
+    def within(name: str) -> bool:
+        return name.startswith(where)
+
+    if world.layout.kind == "prompt":
+        model, given = world.trained(rate=0.0)
+        given["optimizer"] = torch.optim.AdamW(deepcopy(list(model.prompt_encoder.parameters())))  # of an older object
+    else:
+        model, given = world.trained(only=lambda name: not within(name))
+    connector = [p for name, p in model.named_parameters() if within(name)]
+    case = Planted("connector outside the optimiser", STILL, model, world.held, held_loss(model, world.held), given)
+    yield case
+    others = given["optimizer"].param_groups[0]["params"]
+    zero = torch.optim.AdamW([{"params": connector, "lr": 0.0}, {"params": others}])
+    names = ("a rate of zero", *STILL)
+    yield replace(case, planted="rate of zero", names=names, given=given | {"optimizer": zero})
+    with breaks.hooked(model, where[-1]):
+        yield replace(case, planted="connector detached", given={name: given[name] for name in ("log", "before")})
+    for p in connector:
+        p.requires_grad_(False)
+    yield replace(case, planted="connector frozen")
+
+
+def _two_sides(world: World) -> Iterator[Planted]:
+    model, given = world.trained()
+    held = world.held
+    healthy = Planted("", (), model, held, held_loss(model, held), given)
+    yield healthy
+    for planted, fault, side in (
+        ("one image for all", "constant image inputs", "pixel_values"),
+        ("one text for all", "constant text inputs", "input_ids"),
+    ):
+        same = held | {side: held[side][:1].expand_as(held[side])}
+        yield replace(healthy, planted=planted, names=(fault,), batch=same, loss=held_loss(model, same))
+    fresh, broken, other = deepcopy(model), deepcopy(model), world.drawn(1).state_dict()
+    ends = [name for name in other if "projection." in name or "head." in name]
+    fresh.load_state_dict({name: other[name] for name in ends}, strict=False)
+    yield Planted("projections fresh", LOST, fresh, held, held_loss(fresh, held), {"log": given["log"]})
+    with torch.no_grad():
+        broken.get_parameter(ends[0]).view(-1)[0] = torch.nan
+    yield Planted("weights that are no number", BROKEN, broken, held, 1.0, {})  # ties of what is no number tell nothing
+    wrong, told = world.trained(lambda batch: breaks.strangers(batch, world.seed))
     names = ("pairs that do not belong together",)
-    yield Planted("pairs shuffled", names, wrong, _strangers(held, seed), lambda: held_loss(wrong, held), told)
-    yield from _altered(layout, seed, taught, held)
+    mixed = breaks.strangers(held, world.seed)
+    yield Planted("pairs shuffled", names, wrong, mixed, held_loss(wrong, held), told)
+    wrong, told = world.trained(wrap=breaks.Bare)
+    names, bare = ("embeddings not of unit length",), breaks.Bare(wrong)
+    told.pop("before")
+    yield Planted("not normalised", names, bare, held, held_loss(wrong, held), told)
 
+    def hot(model: nn.Module) -> nn.Module:
+        nn.init.constant_(model.get_parameter("logit_scale"), torch.tensor(HOT).log().item()).requires_grad_(False)
+        return model
 
-def _altered(layout: Layout, seed: int, taught: dict[str, Any], held: dict[str, Any]) -> Iterator[Planted]:
-    """Two sides trained with a loss that is not theirs."""
-    inner = drawn(layout, seed)
-    bare = Bare(inner)
-    losses, optimizer = train(bare, taught, layout.steps, layout.rate, seed)
-    names = ("embeddings not of unit length",)
-    yield Planted("not normalised", names, bare, held, lambda: held_loss(inner, held), {"losses": losses})
-    hot = drawn(layout, seed)
-    nn.init.constant_(hot.logit_scale, math.log(HOT)).requires_grad_(False)
-    losses, optimizer = train(hot, taught, layout.steps, layout.rate, seed)
-    given = {"losses": losses, "optimizer": optimizer}
+    wrong, told = world.trained(wrap=hot)
     names = ("temperature that hides the pairs",)
-    yield Planted("factor of 2000", names, hot, held, lambda: held_loss(hot, held), given)
+    yield Planted("factor of 2000", names, wrong, held, held_loss(wrong, held), told)
 
 
 def count(path: Path, names: Sequence[str], seeds: Sequence[int], healthy_alone: bool = False) -> list[dict[str, Any]]:
-    """Check up every case of the layouts `names`, and append a row of each to the table at `path`.
+    """Check up every case of the layouts `names`, or the healthy ones alone, and append a row of each to a CSV table.
 
-    What stands there already, as a layout and a seed with all its cases, is not made again.
+    A layout and seed whose cases stand there already are not made again, and no row is written twice.
     """
     rows = list(csv.DictReader(path.open())) if path.exists() else []
-    done = {(row["layout"], int(row["seed"])) for row in rows}
+    done = {(row["layout"], int(row["seed"]), bool(row["planted"])) for row in rows}
     made = []
-    for seed in seeds:
-        for name in names:
-            if (name, seed) in done:
-                continue
-            found = [_row(name, seed, case) for case in cases(name, seed, healthy_alone)]
-            new = not path.exists()
-            with path.open("a", newline="") as file:
-                table = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-                if new:
-                    table.writeheader()
-                table.writerows(found)
-            made += found
+    for seed, name in ((seed, name) for seed in seeds for name in names):
+        if (name, seed, not healthy_alone) in done:
+            continue
+        found = []
+        for case in cases(name, seed):
+            if case.planted or (name, seed, False) not in done:
+                found.append(_row(name, seed, case))
+            if healthy_alone:
+                break
+        new = not path.exists()
+        with path.open("a", newline="") as file:
+            table = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+            if new:
+                table.writeheader()
+            table.writerows(found)
+        made += found
     return made
 
 
@@ -352,4 +249,4 @@ def _row(name: str, seed: int, case: Planted) -> dict[str, Any]:
     report = checkup(case.model, case.batch, case.connector, **case.given)
     raised = [fault.name for fault in report.faults]
     told = (name, seed, case.planted, "|".join(case.names), raised[0] if raised else "", "|".join(raised))
-    return dict(zip(COLUMNS, (*told, f"{case.loss():.4f}"), strict=True))
+    return dict(zip(COLUMNS, (*told, f"{case.loss:.4f}"), strict=True))
