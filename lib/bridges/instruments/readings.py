@@ -113,7 +113,17 @@ def _flow(
     else:
         if flow.dead and whole is not None:  # what lies within a reentrant checkpoint is reached by `backward` alone
             flow = _backward(named, loss, whole)
-    return (flow, "") if flow.norm() else (None, nothing)
+    if not flow.norm() and not _depends(named, loss):  # a gradient of zero, as where a softmax is saturated, is one
+        return None, nothing
+    return flow, ""
+
+
+def _depends(named: list[tuple[str, nn.Parameter]], loss: Callable[[], Tensor]) -> bool:
+    """Whether a loss depends on any of the parameters at all."""
+    with torch.enable_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = torch.autograd.grad(loss(), [p for _, p in named], allow_unused=True)
+    return any(gradient is not None for gradient in found)
 
 
 def _backward(named: list[tuple[str, nn.Parameter]], loss: Callable[[], Tensor], whole: nn.Module) -> GradientFlow:
