@@ -12,26 +12,12 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from bridges.instruments.batches import each, loss_of, samples, shared, take, tensor_of
 from bridges.instruments.contrastive import Contrastive
 from bridges.instruments.generative import CHUNK, Generative
+from bridges.instruments.places import layout, part_at, paths_in
 from bridges.instruments.readings import mode
 
-# Where transformers' and PEFT's classes keep their connector. Of several paths in one place, with "|", the first that
-# is there counts; of several places, in the order of their calls, the host reads what the last one gives.
-LAYOUTS: dict[str, tuple[str, ...]] = {
-    "LlavaForConditionalGeneration": ("model.multi_modal_projector",),
-    "LlavaNextForConditionalGeneration": ("model.multi_modal_projector",),
-    "Blip2ForConditionalGeneration": ("query_tokens", "qformer", "language_projection"),
-    "InstructBlipForConditionalGeneration": ("query_tokens", "qformer", "language_projection"),
-    "Idefics2ForConditionalGeneration": ("model.connector",),
-    "Idefics3ForConditionalGeneration": ("model.connector",),
-    "PaliGemmaForConditionalGeneration": ("model.multi_modal_projector",),
-    "Gemma3ForConditionalGeneration": ("model.multi_modal_projector",),
-    "Qwen2VLForConditionalGeneration": ("model.visual.merger",),
-    "Qwen2AudioForConditionalGeneration": ("model.multi_modal_projector|multi_modal_projector",),
-    "VisionEncoderDecoderModel": ("enc_to_dec_proj|encoder",),
-    "PeftModel": ("prompt_encoder.default",),
-}
 TWO_SIDES = ("get_image_features", "get_text_features", "logit_scale")  # what CLIP, SigLIP and their like have
 READ = ("encoder_hidden_states", "hidden_states", "context")  # names under which a connector is handed what it reads
 
@@ -64,13 +50,13 @@ class Attached(Generative):
         """The tokens (N, places, width) of the samples `rows`; what the connector reads goes through `read`."""
 
         def catch(output: Any) -> Any:
-            raise _Caught(_tensor(output))
+            raise _Caught(tensor_of(output))
 
         try:
             with _hooks(self.model, self.paths, read, catch):
                 self.model(**take(self.batch, rows))
         except _Caught as caught:
-            return caught.output.reshape(len(rows), -1, caught.output.shape[-1])
+            return each(caught.output, len(rows))
         raise ValueError(
             f"{self.paths[-1]} was not called: give the path of a module that the model's call runs through"
         )
@@ -79,12 +65,30 @@ class Attached(Generative):
         """The model's loss on the samples `rows` with these tokens in the place of the connector's."""
 
         def put(output: Any) -> Any:
-            like = _tensor(output)
-            tensor = tokens.reshape(like.shape).to(like.dtype)
+            like = tensor_of(output)
+            own = tokens[:1] if shared(like, len(rows)) else tokens
+            tensor = own.reshape(like.shape).to(like.dtype)
             return tensor if isinstance(output, Tensor) else (tensor, *output[1:])
 
         with _hooks(self.model, self.paths, lambda read: read, put):
             return loss_of(self.model(**take(self.batch, rows)))
+
+    def direct(self, rows: Tensor) -> Tensor:
+        # Not by the hooks: what a connector gives within a reentrant checkpoint has no gradient yet.
+        return loss_of(self.model(**take(self.batch, rows)))
+
+    @torch.no_grad()
+    def answered(self, tokens: Tensor, rows: Tensor, labels: Tensor, read: bool = False) -> Tensor | None:
+        own, ids = self.batch.get("labels"), self.batch.get("input_ids")
+        if own is None or own.shape != labels.shape or (read and ids is not None and ids.shape != labels.shape):
+            return None
+        batch = dict(self.batch)
+        if read:
+            there = (own >= 0) & (labels >= 0)
+            labels = torch.where(there, labels, own)
+            if ids is not None:
+                batch["input_ids"] = torch.where(there, labels, ids)
+        return replace(self, batch=batch | {"labels": labels})._replaced(tokens, rows)
 
     def read(self) -> tuple[Tensor | None, Tensor | None]:
         return self.batch.get("input_ids"), self.batch.get("attention_mask")
@@ -112,22 +116,23 @@ def attach(
         batch: its arguments by name, labels among them; the first dimension of a tensor is that of the samples, or of
             equally many places for each.
         connector: the path of the connector's module, or of several in the order of their calls, the last of which
-            gives what the host reads; found by itself in the classes of `LAYOUTS`.
+            gives what the host reads; found by itself in the classes of `places.LAYOUTS`.
         chunk: samples in a call, at most.
         given: other fields of `Generative` or `Contrastive`.
 
     Raises:
-        ValueError: when the connector is not found or not called, or samples do not fit.
+        ValueError: when the connector is not found, not called or called more than once, when the call gives no loss,
+            or when samples do not fit.
     """
     if all(hasattr(model, name) for name in TWO_SIDES):
         return _two_sides(model, batch, given)
-    paths = _paths(
-        model, (connector,) if connector and isinstance(connector, str) else tuple(connector) or _layout(model)
-    )
+    at = (connector,) if connector and isinstance(connector, str) else tuple(connector) or layout(model)
+    paths = paths_in(model, at)
     module = _Parts(model, paths)
     own: dict[str, Any] = {"model": model, "batch": batch, "paths": paths, "module": module}
     own |= {"labels": batch.get("labels")} | given
     bridge = Attached(module, torch.empty(0), lambda tokens, rows: tokens, **own)
+    _one_call(model, take(batch, torch.arange(min(2, samples(batch)))), paths)
     seen: list[Tensor] = []
 
     def keep(read: Tensor) -> Tensor:
@@ -138,57 +143,13 @@ def attach(
     with torch.no_grad(), mode(model, training=False):
         tokens = [bridge._run(rows, keep) for rows in parts]
     if len(seen) != len(parts):
-        raise ValueError(f"{paths} is handed no tensor of numbers, or several times in a call: give one module that is")
-    inputs = torch.cat([read.reshape(len(rows), -1, read.shape[-1]) for read, rows in zip(seen, parts, strict=True)])
+        raise ValueError(f"{paths[0]} is handed no tensor by its call: give the path of a module that is")
+    inputs = torch.cat([each(read, len(rows)) for read, rows in zip(seen, parts, strict=True)])
     table, ids = _table(model), batch.get("input_ids")
     if table is not None and ids is not None and cast(Tensor, table.weight).shape[1] == tokens[0].shape[-1]:
         with torch.no_grad():  # through the module, which may scale; an image's own id may lie beyond the table
             own.setdefault("embeddings", table(ids.unique().clamp(0, bridge.words() - 1)))
     return replace(bridge, inputs=inputs, embeddings=own.get("embeddings"))
-
-
-def samples(batch: Mapping[str, Any]) -> int:
-    """How many samples a batch holds: as many as it has labels, texts, or rows of its first tensor."""
-    named = [batch[name] for name in ("labels", "input_ids") if batch.get(name) is not None]
-    tensors = [x for x in batch.values() if isinstance(x, Tensor) and x.dim()]
-    if not (named or tensors):
-        raise ValueError("the batch holds no tensor: give the arguments of the model's call by name, labels among them")
-    return len((named or tensors)[0])
-
-
-def take(batch: Mapping[str, Any], rows: Tensor) -> dict[str, Any]:
-    """The batch of the samples `rows`.
-
-    Raises:
-        ValueError: for a tensor whose first dimension holds no equal share for each sample.
-    """
-    count, taken = samples(batch), {}
-    for name, value in batch.items():
-        if isinstance(value, Tensor) and value.dim():
-            each, rest = divmod(len(value), count)
-            if rest:
-                raise ValueError(
-                    f"{name} has {len(value)} rows for {count} samples: give samples with equally many places each"
-                )
-            index = rows.to(value.device)
-            value = value[index] if each == 1 else value.unflatten(0, (count, each))[index].flatten(0, 1)
-        elif isinstance(value, list | tuple) and len(value) == count:
-            value = [value[row] for row in rows.tolist()]
-        taken[name] = value
-    return taken
-
-
-def loss_of(output: Any) -> Tensor:
-    """The loss in what a model's call returns.
-
-    Raises:
-        ValueError: when there is none.
-    """
-    loss = output.get("loss") if isinstance(output, Mapping) else getattr(output, "loss", output)
-    loss = loss[0] if isinstance(loss, tuple) and loss else loss
-    if not isinstance(loss, Tensor) or loss.numel() != 1:
-        raise ValueError("the model's call on the batch gives no loss of one number: put labels into the batch")
-    return loss.reshape(())
 
 
 class _Parts(nn.Module):
@@ -197,45 +158,36 @@ class _Parts(nn.Module):
     def __init__(self, model: nn.Module, paths: Sequence[str]):
         super().__init__()
         for path in paths:
-            part = _at(model, path)
+            part = part_at(model, path)
             name = path.replace(".", "/")  # a dot cannot stand in a module's name
             if isinstance(part, nn.Parameter):
                 self.register_parameter(name, part)
             else:
                 self.add_module(name, part)
-        self.train(any(part.training for part in self.children()))
+        self.training = any(part.training for part in self.children())  # of this alone: parts may be in both modes
 
 
-def _layout(model: nn.Module) -> tuple[str, ...]:
-    names = [kind.__name__ for kind in type(model).__mro__]
-    found = next((LAYOUTS[name] for name in names if name in LAYOUTS), None)
-    if found is None:
-        words = ("project", "connector", "resampler", "qformer", "bridge", "merger", "adapter", "prompt_encoder")
-        like = [name for name, _ in model.named_modules() if any(word in name.rpartition(".")[2] for word in words)]
-        hint = f", such as {', '.join(like[:3])}" if like else ""
+def _one_call(model: nn.Module, few: Mapping[str, Any], paths: Sequence[str]) -> None:
+    """See that the model's call gives a loss, and runs through the connector once.
+
+    Raises:
+        ValueError: when it does not.
+    """
+    calls: list[Tensor] = []
+
+    def count(output: Any) -> Any:
+        calls.append(tensor_of(output))
+        return output
+
+    with torch.no_grad(), mode(model, training=False), _hooks(model, paths, lambda read: read, count):
+        loss_of(model(**few))
+    if not calls:
+        raise ValueError(f"{paths[-1]} was not called: give the path of a module that the model's call runs through")
+    if len(calls) > 1:
         raise ValueError(
-            f"where {names[0]} keeps its connector is not known: name the module's path{hint}, as connector="
+            f"{paths[-1]} was called {len(calls)} times in one call of the model: give samples of one picture or sound"
+            " each, or the path of a module that is called once"
         )
-    return found
-
-
-def _paths(model: nn.Module, paths: Sequence[str]) -> tuple[str, ...]:
-    """The paths that are there, one of each place."""
-    found = []
-    for place in paths:
-        there = [path for path in place.split("|") if _at(model, path) is not None]
-        if not there:
-            top = ", ".join(name for name, _ in model.named_children())
-            raise ValueError(f"{type(model).__name__} has no part {place!r}: give a module's path; at its top: {top}")
-        found.append(there[0])
-    return tuple(found)
-
-
-def _at(model: nn.Module, path: str) -> nn.Module | nn.Parameter | None:
-    part: Any = model
-    for name in path.split("."):
-        part = part[name] if isinstance(part, nn.ModuleDict) and name in part else getattr(part, name, None)
-    return part if isinstance(part, nn.Module | nn.Parameter) else None
 
 
 @contextmanager
@@ -243,7 +195,7 @@ def _hooks(
     model: nn.Module, paths: Sequence[str], read: Callable[[Tensor], Tensor], output: Callable[[Any], Any]
 ) -> Iterator[None]:
     """For the time being, what the first module reads goes through `read`, what the last one gives through `output`."""
-    modules = [part for path in paths if isinstance(part := _at(model, path), nn.Module)]
+    modules = [part for path in paths if isinstance(part := part_at(model, path), nn.Module)]
 
     def before(
         module: nn.Module, args: tuple[Any, ...], named: dict[str, Any]
@@ -257,6 +209,13 @@ def _hooks(
             args = (*args[:place], read(args[place]), *args[place + 1 :])
         return args, named
 
+    if not modules:
+        raise ValueError(f"{', '.join(paths)}: a parameter is not called: name the module that makes tokens of it too")
+    # PEFT reads a prompt that was loaded to be used past its module, which gives the same.
+    prompt: Any = getattr(model, "active_peft_config", None)
+    used = getattr(prompt, "inference_mode", False)
+    if used:
+        prompt.inference_mode = False
     handles = [
         modules[0].register_forward_pre_hook(before, with_kwargs=True),
         modules[-1].register_forward_hook(lambda module, args, found: output(found)),
@@ -266,13 +225,8 @@ def _hooks(
     finally:
         for handle in handles:
             handle.remove()
-
-
-def _tensor(output: Any) -> Tensor:
-    found = output if isinstance(output, Tensor) else output[0]
-    if not isinstance(found, Tensor):
-        raise ValueError(f"the connector returns a {type(output).__name__}: name a module that returns a tensor")
-    return found
+        if used:
+            prompt.inference_mode = True
 
 
 def _table(model: nn.Module) -> nn.Module | None:

@@ -1,19 +1,20 @@
 """The check-up of a bridge under which right pairs should be nearest."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, logsigmoid, normalize
+from torch.optim import Optimizer
 
 from bridges.instruments.alignment import CONSTANT, CURVE, spread, trend, variation
 from bridges.instruments.chance import NEAR, beats_chance, chance_loss, repeated_floor
 from bridges.instruments.labels import word_counts
-from bridges.instruments.movement import first_not_finite
+from bridges.instruments.movement import first_not_finite, movement_reading, optimiser_readings
 from bridges.instruments.probe import linear_probe
 from bridges.instruments.readings import (
     ENOUGH,
@@ -30,6 +31,7 @@ from bridges.instruments.retrieval import recall
 
 ALIKE = 0.02  # spread of unit vectors
 HOT = 101.0  # factor on the cosines: CLIP clips it at 100
+WORSE = 2.0  # times the loss of a constant guess: the bias may be one for larger batches
 UNIT = 0.01  # off a length of 1
 FLOOR = 0.1  # share of ln(batch) that repeated texts leave in the loss
 
@@ -46,6 +48,7 @@ class Contrastive:
         module: what is trained, where `embed` is no module.
         losses: the training loss of every step, in nats, of total weight 1.
         batch: pairs in a training batch.
+        optimizer, before: the optimiser of the training, and a state dict from before it, or from an earlier time.
     """
 
     embed: Callable[..., Any]
@@ -55,6 +58,8 @@ class Contrastive:
     module: nn.Module | None = None
     losses: Sequence[float] = ()
     batch: int = 0
+    optimizer: Optimizer | None = None
+    before: Mapping[str, Tensor] | None = None
 
 
 class Space:
@@ -126,6 +131,7 @@ class Space:
             probe = linear_probe(_features(bridge.image), _features(bridge.text))
             yield probe_reading("linear probe, image to text", probe, lost, count)
         flat = len(bridge.losses) >= CURVE and trend(bridge.losses).state != "falls"
+        idle = flat if len(bridge.losses) >= CURVE else lost
         yield from flow_readings(self.module, lambda: self.loss(min(count, 128)), lost or flat)
         if self.module is not None:
             with mode(self.module, training=True):
@@ -136,6 +142,10 @@ class Space:
                 f"R@{self.k} in training mode (%)", f"{trained[self.k]:.1f}", f"<= {1 / MODES:g} x in evaluation", fault
             )
         yield from log_readings(bridge.losses, bridge.batch)
+        if self.module is not None and bridge.optimizer is not None:
+            yield from optimiser_readings(bridge.optimizer, self.module, len(bridge.losses), idle)
+        if self.module is not None and bridge.before is not None:
+            yield movement_reading(self.module, bridge.before)
         for name, rows in (("image", image), ("text", text)):
             length = (rows.norm(dim=-1) - 1).abs().max().item()
             fault = "embeddings not of unit length" if length > UNIT else ""
@@ -171,7 +181,7 @@ class Space:
         named = dict(self.module.named_parameters()) if self.module is not None else {}
         own = {name.rpartition(".")[2]: p for name, p in named.items()}
         if "logit_bias" in own:
-            return Reading("factor on the cosines", f"{scale:.3g}", "not counted: a sigmoid loss, its bias beside it")
+            return self._sigmoid(scale, own["logit_bias"], lost)
         count = min(len(self.bridge.image), 128)
         with torch.no_grad():
             value, line = float(self.loss(count)), chance_loss(count)
@@ -183,12 +193,27 @@ class Space:
         fault = "temperature that hides the pairs" if hidden else ""
         return Reading(f"loss at a factor of {scale:.3g} (nats)", found, told, fault, mend)
 
+    @torch.no_grad()
+    def _sigmoid(self, scale: float, bias: Tensor, lost: bool) -> Reading:
+        """SigLIP's loss, a sum over texts for each image, beside that of a constant guess of one in so many."""
+        count = min(len(self.bridge.image), 128)
+        image, text = (normalize(side, dim=-1) for side in self.embeddings(count)[:2])  # their length is told apart
+        signs = 2 * torch.eye(count, device=image.device) - 1
+        value = -logsigmoid(signs * (scale * image @ text.T + bias.float())).sum(1).mean().item()
+        line = WORSE * -(math.log(1 / count) + (count - 1) * math.log(1 - 1 / count))
+        fault = "temperature that hides the pairs" if value > line and not lost else ""
+        what = f"sigmoid loss at a factor of {scale:.3g} and its bias (nats)"
+        mend = "start at a factor of 10 and a bias of -10, and let both be trained"
+        return Reading(what, f"{value:.3f}", f"<= {line:.3f}, where pairs are found", fault, mend)
+
     def missing(self) -> tuple[str, ...]:
         """What was not measured, and what to give for it."""
         b = self.bridge
         needs = {
             "gradient and both modes (module)": self.module is not None,
             f"where the training went (losses, {CURVE} or more, with batch)": len(b.losses) >= CURVE and b.batch > 1,
+            "what the optimiser holds (optimizer)": b.optimizer is not None,
+            "what has moved (before)": b.before is not None,
         }
         return tuple(what for what, there in needs.items() if not there)
 

@@ -43,6 +43,7 @@ QUIET, LOUD = 0.2, 5.0  # typical standard deviation of an input feature
 FAINT = 0.2  # share of the inputs' variance that lies between what they should pass on
 SHUT = 0.01  # of a gate that could be 1
 LEAKED = 0.5  # share of samples whose answer the source has read
+ELSEWHERE = 0.5  # of the loss, that labels moved by one place would have to leave
 ALIKE = 1e-3  # share of the loss by which two calls on the same samples may differ
 LOST = 0.5  # of what the input took off the loss at the log's end
 OVERFITTED = "compare inputs, connector and host with the training's; where they are the same, it has overfitted"
@@ -100,6 +101,14 @@ class Generative:
     def read(self) -> tuple[Tensor | None, Tensor | None]:
         """Ids and mask of what the host reads at the labels' places, where it shifts these itself."""
         return None, None
+
+    def direct(self, rows: Tensor) -> Tensor | None:
+        """The loss of the samples `rows` by a call of the whole model, where there is one."""
+        return None
+
+    def answered(self, tokens: Tensor, rows: Tensor, labels: Tensor, read: bool = False) -> Tensor | None:
+        """The loss of these samples with other labels, which the host may `read` too, where that can be had."""
+        return None
 
     def whole(self) -> nn.Module | None:
         """The model that holds connector and host, where there is one."""
@@ -164,13 +173,27 @@ class Speech:
             raise ValueError(f"the loss has the shape {tuple(found.shape)}: return its mean, one number")
         return found.reshape(())
 
+    def own_loss(self, rows: Tensor) -> Tensor:
+        """The loss as it is trained with, in one call where there is one."""
+        found = self.bridge.direct(rows)
+        return self.host_loss(self.tokens(rows), rows) if found is None else found
+
     def heard(self, as_is: float, scale: float = 1.0, factor: float = 1.0) -> float:
         """The loss at another scale, where inputs are heard there and it is clearly lower; else infinity."""
         found = self.loss(scale, factor)
         if not found < min((1 - USED) * as_is, as_is - NEAR):
             return math.inf
+        if self.prompt:  # heard by what it lowers: there are no inputs to trade
+            return found
         gap, line = self.gap(scale, factor)
         return found if gap.mean >= line and gap.low > 0 else math.inf
+
+    def behind(self, value: float) -> bool:
+        """Whether a held-out loss lies nearer to the beginning of a log that falls than to its end."""
+        losses = self.bridge.losses
+        if len(losses) < CURVE or not all(map(math.isfinite, losses)) or (way := trend(losses)).state != "falls":
+            return False
+        return value > (max(losses[0], way.level - way.change) + way.level) / 2
 
     def readings(self) -> Iterator[Reading]:
         bridge = self.bridge
@@ -231,10 +254,37 @@ class Speech:
         off = abs(one - two) / max(abs(one), NEAR)
         fault = "host in training mode" if off > ALIKE else ""
         yield Reading("two calls on the same tokens: losses apart", f"{off:.2g}", f"<= {ALIKE:g} of the loss", fault)
+        yield from self._places(tokens, rows, one)
         known = self.bridge.labels is not None and bool((self.bridge.labels == self.bridge.labels[:1]).all())
-        if max(value, others) < NEAR and not self.prompt and not known:
+        whose = "tokens"
+        if self.prompt and value < NEAR and not known and (labels := self.bridge.labels) is not None:
+            swapped = labels[derangement(len(labels)).to(labels.device)]
+            found, whose = self.bridge.answered(tokens, rows, swapped, read=True), "answers"
+            others = math.inf if found is None else float(found)
+        if max(value, others) < NEAR and not known:
             fault = "the answers are read before they are scored"
-            yield Reading("loss with others' tokens (nats)", f"{others:.3f}", f">= {NEAR:g}", fault)
+            yield Reading(f"loss with others' {whose} (nats)", f"{others:.3f}", f">= {NEAR:g}", fault)
+
+    def _places(self, tokens: Tensor, rows: Tensor, as_is: float) -> Iterator[Reading]:
+        """Whether the loss would be far lower if labels stood one place earlier or later."""
+        if self.bridge.labels is None or self.bridge.labels.shape[1] < 2:
+            return
+        losses, none = {}, torch.full_like(self.bridge.labels[:, :1], -100)
+        for step, labels in (
+            (-1, torch.cat([self.bridge.labels[:, 1:], none], 1)),
+            (1, torch.cat([none, self.bridge.labels[:, :-1]], 1)),
+        ):
+            if (labels[rows] >= 0).any() and (found := self.bridge.answered(tokens, rows, labels)) is not None:
+                losses[step] = float(found)
+        if not losses:
+            return
+        best = min(losses, key=lambda step: losses[step])
+        fault = ""
+        if losses[best] < as_is * ELSEWHERE and as_is - losses[best] > NEAR:
+            fault = "labels shifted twice" if best > 0 else "the answers are read before they are scored"
+        both = ", ".join(f"{losses[step]:.3f}" for step in losses)
+        line = f">= {ELSEWHERE:g} x {as_is:.3f}"
+        yield Reading("loss with labels a place earlier, later (nats)", both, line, fault)
 
     def _relation(self, unused: bool, constant: bool) -> Iterator[Reading]:
         if self.bridge.labels is not None and self.given and not constant and self.count >= 8:
@@ -278,9 +328,7 @@ class Speech:
         rows = self.chunks[0]
         losses = self.bridge.losses
         flat = len(losses) >= CURVE and trend(losses).state != "falls"
-        yield from flow_readings(
-            self.module, lambda: self.host_loss(self.tokens(rows), rows), unused or flat, self.bridge.whole()
-        )
+        yield from flow_readings(self.module, lambda: self.own_loss(rows), unused or flat, self.bridge.whole())
         if self.prompt:
             return
         with mode(self.module, training=True), warnings.catch_warnings():
@@ -294,7 +342,8 @@ class Speech:
         bridge, losses = self.bridge, self.bridge.losses
         yield from log_readings(losses, vocabulary=bridge.words())
         if self.module is not None and bridge.optimizer is not None:
-            yield from optimiser_readings(bridge.optimizer, self.module, len(losses))
+            idle = trend(losses).state != "falls" if len(losses) >= CURVE else unused
+            yield from optimiser_readings(bridge.optimizer, self.module, len(losses), idle)
         if self.module is not None and bridge.before is not None:
             yield movement_reading(self.module, bridge.before)
         if len(losses) < CURVE or not all(map(math.isfinite, losses)):
@@ -302,18 +351,20 @@ class Speech:
         way = trend(losses)
         if way.state != "falls":
             return
+        behind = self.behind(value)
         if self.module is not None:
             drawn = as_drawn(self.module)
-            fault = "connector is not the trained one" if unused else "parameters that did not move"
+            fault = "connector is not the trained one" if unused or behind else "parameters that did not move"
             found = "as they are drawn" if drawn else "moved"
             yield Reading("linear layers of the connector", found, "moved, as the log falls", fault if drawn else "")
         over, mend = value - way.level, ""
         far = over > max(USED * value, NEAR) and over > 2 * abs(gap.mean)
-        if not unused:  # what the input gave at the log's end, and what of it is lost
+        if self.prompt:
+            far = behind
+        elif not unused:  # what the input gave at the log's end, and what of it is lost
             far, mend = over > max(LOST * (value + gap.mean - way.level), NEAR), OVERFITTED
-        fault = "held-out loss far above the log's end" if far and not self.prompt else ""
-        line = f"near {way.level:.3f}, the log's end"
-        yield Reading("held-out loss (nats)", f"{value:.3f}", line, fault, mend)
+        fault = "held-out loss far above the log's end" if far else ""
+        yield Reading("held-out loss (nats)", f"{value:.3f}", f"near {way.level:.3f}, the log's end", fault, mend)
 
     def _tokens(self, tokens: Tensor, unused: bool, as_is: float) -> Iterator[Reading]:
         follows = variation(tokens.flatten(1))
@@ -322,19 +373,26 @@ class Speech:
         if not self.prompt:
             fault = "tokens that do not follow the input" if unused and follows < FOLLOWS else ""
             yield Reading("tokens: variation over inputs", f"{follows:.2g}", f">= {FOLLOWS:g}", fault)
-        if self.bridge.embeddings is None:
-            return
-        own = self.bridge.embeddings.detach().float().square().mean(-1).sqrt().mean()
-        ratio = (tokens.square().mean(-1).sqrt().mean() / own).item()
-        yield Reading("tokens' RMS over the host's", f"{ratio:.3g}", "for its effect see the next line")
-        tried = {1 / ratio: self.heard(as_is, 1 / ratio)} if ratio > 0 else {}
-        if ratio > 0 and not self.prompt and math.isinf(tried[1 / ratio]):
-            tried |= {scale: self.heard(as_is, scale) for scale in OTHER}
-        best = min(tried, key=lambda scale: tried[scale], default=1.0)
-        low = tried.get(best, math.inf)
+        scales: list[float] = []
+        if self.bridge.embeddings is not None:
+            own = self.bridge.embeddings.detach().float().square().mean(-1).sqrt().mean()
+            ratio = (tokens.square().mean(-1).sqrt().mean() / own).item()
+            yield Reading("tokens' RMS over the host's", f"{ratio:.3g}", "for its effect see the next line")
+            scales = [1 / ratio] if ratio > 0 else []
+        # Louder tokens may raise a host's confidence alone, and a prompt may be trained on. Where there is no scale of
+        # the host's own, or no input to be heard, one counts only where it brings back what a log tells of.
+        better = self.prompt or self.bridge.embeddings is None
+        low, best = math.inf, 1.0
+        if tokens.any() and (not better or self.behind(as_is)):
+            tried = {scale: self.heard(as_is, scale) for scale in scales}
+            if all(map(math.isinf, tried.values())):
+                tried |= {scale: self.heard(as_is, scale) for scale in OTHER}
+            best = min(tried, key=lambda scale: tried[scale])
+            low = math.inf if better and self.behind(tried[best]) else tried[best]
         found = "nowhere lower" if math.isinf(low) else f"{low:.3f} at {best:.3g} times"
         fault = "scale far from the host's" if low < as_is else ""
-        yield Reading("host's loss at other scales of the tokens (nats)", found, f"not below {as_is:.3f}", fault)
+        line = f"not below {as_is:.3f}" + ("; counted only beside a log" if better else "")
+        yield Reading("host's loss at other scales of the tokens (nats)", found, line, fault)
 
     def _text(self, tokens: Tensor) -> Iterator[Reading]:
         """Whether the host reads text beside the tokens as loud as its table has it, where it is seen to read any."""

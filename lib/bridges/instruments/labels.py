@@ -36,6 +36,9 @@ def label_readings(
         outside = (there & (mask == 0)).sum().item() / there.sum().item()
         fault = "padding is supervised" if outside > OUTSIDE else ""
         yield Reading("labels where the mask lets nothing through", f"{outside:.0%}", f"<= {OUTSIDE:.0%}", fault)
+    behind = padding_share(labels)
+    fault = "padding is supervised" if behind > OUTSIDE else ""
+    yield Reading("labels that repeat the one that ends their row", f"{behind:.0%}", f"<= {OUTSIDE:.0%}", fault)
     if ids is not None and ids.shape == labels.shape:
         same = (labels == ids)[there].float().mean().item()
         following = there[:, :-1]
@@ -48,6 +51,20 @@ def label_readings(
         ended = end_share(labels)
         fault = "generations that do not end" if ended < ENDED else ""
         yield Reading("rows whose last label is the same", f"{ended:.0%}", f">= {ENDED:.0%}, an end", fault)
+
+
+def padding_share(labels: Int[Tensor, "samples length"]) -> float:
+    """The share of labels that repeat the last one of their row up to its end, where most rows end in that one.
+
+    An end is said once; what follows it is padding, whether a mask says so or not.
+    """
+    rows = labels[(labels >= 0).any(1)]
+    if len(rows) < ROWS or end_share(rows) < ENDED:
+        return 0.0
+    there = rows >= 0
+    ends = rows.gather(1, rows.shape[1] - 1 - there.flip(1).int().argmax(1, keepdim=True))
+    run = ((rows == ends) | ~there).flip(1).int().cumprod(1).flip(1).bool() & there
+    return (run.sum(1) - 1).sum().item() / there.sum().item()
 
 
 def end_share(labels: Int[Tensor, "samples length"]) -> float:

@@ -15,13 +15,19 @@ DRAWN = 256  # weights of a layer from which their largest tells whether it was 
 FREE = ("logit_scale", "logit_bias", "temperature")  # beside gates, what decay pulls to a value that means something
 
 
-def optimiser_readings(optimizer: Optimizer, module: nn.Module, steps: int = 0) -> Iterator[Reading]:
-    """Whether an optimiser holds a module's parameters, at a rate that can move them in `steps` of Adam's size."""
+def optimiser_readings(optimizer: Optimizer, module: nn.Module, steps: int = 0, idle: bool = True) -> Iterator[Reading]:
+    """Whether an optimiser holds a module's parameters, at a rate that can move them in `steps` of Adam's size.
+
+    A schedule brings a rate to zero where it ends, and starts it there: that counts only after a step, and where the
+    module is `idle`, which is that nothing shows that it has been trained.
+    """
     rates: dict[int, float] = {}
+    peaks: dict[int, float] = {}
     decays: dict[int, float] = {}
     for group in optimizer.param_groups:
         for p in group["params"]:
             rates[id(p)], decays[id(p)] = float(group["lr"]), float(group.get("weight_decay", 0))
+            peaks[id(p)] = max(rates[id(p)], float(group.get("initial_lr", 0)))
     trained = {name: p for name, p in module.named_parameters() if p.requires_grad}
     if not trained:
         return
@@ -33,12 +39,14 @@ def optimiser_readings(optimizer: Optimizer, module: nn.Module, steps: int = 0) 
     if not held:
         return
     still = [name for name, p in held.items() if rates[id(p)] == 0]
-    fault = "a rate of zero" if len(still) > len(held) / 2 else ""
-    yield Reading(
-        "rate of its groups", f"{max(rates[id(p)] for p in held.values()):.3g}, zero for {len(still)}", "> 0", fault
-    )
-    if steps and not still:
-        reach = fmean(steps * rates[id(p)] / max(_size(p), 1e-12) for p in held.values())
+    ended = [name for name in still if peaks[id(held[name])]]
+    counted = len(still) - (0 if idle and optimizer.state else len(ended))
+    fault = "a rate of zero" if counted > len(held) / 2 else ""
+    line = "> 0" + ("; not counted, its schedule has not begun, or has ended" if ended and not fault else "")
+    found = f"{max(rates[id(p)] for p in held.values()):.3g}, zero for {len(still)}"
+    yield Reading("rate of its groups", found, line, fault)
+    if steps and all(peaks[id(p)] for p in held.values()):
+        reach = fmean(steps * peaks[id(p)] / max(_size(p), 1e-12) for p in held.values())
         fault = "parameters that did not move" if reach < MOVED else ""
         mend = "raise the rate: so many steps of it cannot move weights of this size"
         yield Reading(f"what {steps} such steps move", f"{reach:.2g} of the weights", f">= {MOVED:g}", fault, mend)

@@ -18,7 +18,6 @@ from bridges.instruments.report import Reading
 ENOUGH = 100  # samples below which a probe that finds nothing says nothing
 DEAD_SHARE = 0.5  # of the connector's numbers that no gradient reaches
 MODES = 0.5  # of what training mode shows, that evaluation has to keep
-REENTRANT = "not measured: checkpoint with use_reentrant=False to see it"
 
 
 @contextmanager
@@ -77,7 +76,7 @@ def flow_readings(
         line = "some" + ("" if idle else "; not counted, it has been trained")
         yield Reading("parameters that require a gradient", f"0 of {count:,}", line, fault, "unfreeze the connector")
         return
-    flow, why = _flow(named, loss)
+    flow, why = _flow(named, loss, module, whole)
     if flow is None:
         yield Reading("gradient", why, "reaches it", "no gradient to the connector")
         return
@@ -85,10 +84,9 @@ def flow_readings(
     fault = "parameters that no gradient reaches" if dead >= DEAD_SHARE else ""
     yield Reading("parameters without gradient", f"{dead:.0%}", f"< {DEAD_SHARE:.0%}", fault)
     with mode(whole or module, training=True):
-        trained, why = _flow(named, loss)
+        trained, why = _flow(named, loss, module, whole)
     if trained is None:
-        fault = "" if why == REENTRANT else "no gradient in training mode"
-        yield Reading("gradient in training mode", why, "as in evaluation", fault)
+        yield Reading("gradient in training mode", why, "as in evaluation", "no gradient in training mode")
     elif dead < DEAD_SHARE <= (share := _dead(trained, named)):
         found, line = f"none for {share:.0%} of the parameters", f"as in evaluation, {dead:.0%}"
         yield Reading("gradient in training mode", found, line, "no gradient in training mode")
@@ -100,19 +98,51 @@ def _dead(flow: GradientFlow, named: Sequence[tuple[str, nn.Parameter]]) -> floa
     return sum(size[name] for name in flow.dead) / sum(size.values())
 
 
-def _flow(named: list[tuple[str, nn.Parameter]], loss: Callable[[], Tensor]) -> tuple[GradientFlow | None, str]:
+def _flow(
+    named: list[tuple[str, nn.Parameter]], loss: Callable[[], Tensor], module: nn.Module, whole: nn.Module | None
+) -> tuple[GradientFlow | None, str]:
     """The gradient's flow, or why there is none."""
+    nothing = "the loss depends on no parameter of the connector"
     try:
         with torch.enable_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # reentrant checkpoints warn of what is told here
             flow = gradient_flow(named, loss)
     except ValueError:  # the loss is one finite number, so that it depends on none of these parameters
-        return None, "the loss depends on no parameter of the connector"
-    except RuntimeError as error:  # such checkpoints know of a whole backward pass alone, which would write gradients
+        return None, nothing
+    except RuntimeError as error:
         if "use_reentrant" not in str(error):
             raise
-        return None, REENTRANT
+        flow = _backward(named, loss, whole or module)
+    else:
+        if flow.dead and whole is not None:  # what lies within a reentrant checkpoint is reached by `backward` alone
+            flow = _backward(named, loss, whole)
+    if not flow.norm() and not _depends(named, loss):  # a gradient of zero, as where a softmax is saturated, is one
+        return None, nothing
     return flow, ""
+
+
+def _depends(named: list[tuple[str, nn.Parameter]], loss: Callable[[], Tensor]) -> bool:
+    """Whether a loss depends on any of the parameters at all."""
+    with torch.enable_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = torch.autograd.grad(loss(), [p for _, p in named], allow_unused=True)
+    return any(gradient is not None for gradient in found)
+
+
+def _backward(named: list[tuple[str, nn.Parameter]], loss: Callable[[], Tensor], whole: nn.Module) -> GradientFlow:
+    """The gradient's flow where a reentrant checkpoint allows nothing but `backward`; stored gradients are put back."""
+    stored = [(p, p.grad) for p in whole.parameters()]
+    try:
+        for p, _ in stored:
+            p.grad = None
+        with torch.enable_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            loss().backward()
+        norms = {name: 0.0 if p.grad is None else p.grad.norm().item() for name, p in named}
+    finally:
+        for p, grad in stored:
+            p.grad = grad
+    return GradientFlow(norms, {name: p.detach().norm().item() for name, p in named})
 
 
 def log_readings(losses: Sequence[float], batch: int = 0, vocabulary: int = 0) -> Iterator[Reading]:
