@@ -21,7 +21,7 @@ from pathlib import Path
 
 import torch
 from bridges.hosts.causal import answer_loss, until_end
-from bridges.instruments.attached import LAYOUTS
+from bridges.instruments.places import LAYOUTS
 from bridges.instruments.checkup import Contrastive, Generative, blaming, checkup, read_bridge
 from bridges.instruments.generation import degeneration
 from bridges.instruments.leak import leak_check

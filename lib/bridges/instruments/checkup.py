@@ -25,9 +25,10 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
-from bridges.instruments.attached import LAYOUTS, TWO_SIDES, attach
+from bridges.instruments.attached import TWO_SIDES, attach
 from bridges.instruments.contrastive import Contrastive, Space
 from bridges.instruments.generative import CHUNK, Generative, Speech
+from bridges.instruments.places import LAYOUTS
 from bridges.instruments.profiles import profiles
 from bridges.instruments.readings import mode
 from bridges.instruments.report import Report
