@@ -1,7 +1,7 @@
 """Whether training moves a connector: what its optimiser holds, what it was before, and whether it is as drawn."""
 
 from collections.abc import Iterator, Mapping
-from statistics import fmean
+from statistics import median
 
 import torch
 from torch import Tensor, nn
@@ -45,8 +45,9 @@ def optimiser_readings(optimizer: Optimizer, module: nn.Module, steps: int = 0, 
     line = "> 0" + ("; not counted, its schedule has not begun, or has ended" if ended and not fault else "")
     found = f"{max(rates[id(p)] for p in held.values()):.3g}, zero for {len(still)}"
     yield Reading("rate of its groups", found, line, fault)
-    if steps and all(peaks[id(p)] for p in held.values()):
-        reach = fmean(steps * peaks[id(p)] / max(_size(p), 1e-12) for p in held.values())
+    sizes = {name: size for name, p in held.items() if (size := _size(p))}  # a bias may begin at zero
+    if steps and sizes and all(peaks[id(p)] for p in held.values()):
+        reach = median(steps * peaks[id(held[name])] / size for name, size in sizes.items())
         fault = "parameters that did not move" if reach < MOVED else ""
         mend = "raise the rate: so many steps of it cannot move weights of this size"
         yield Reading(f"what {steps} such steps move", f"{reach:.2g} of the weights", f">= {MOVED:g}", fault, mend)
