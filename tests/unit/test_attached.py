@@ -223,6 +223,8 @@ def test_what_was_before_tells_what_has_moved(healthy: tuple[nn.Module, dict[str
     model, given = healthy
     assert not names(model, {"before": given["before"]})
     assert names(model, {"before": model.state_dict()}) == ["parameters that did not move"]
+    zero = {name: torch.zeros_like(x) for name, x in given["before"].items()}
+    assert not names(model, {"before": zero}), "a projector may start at zero, as that of Gemma 3 does"
     with pytest.raises(ValueError, match="before holds none of the connector's parameters"):
         checkup(model, batch(), "vision.projector", before={"other": torch.ones(2)})
 
@@ -258,7 +260,12 @@ def test_planted_faults_are_named_first(name: str, tmp_path: Path) -> None:
     assert [row["planted"] for row in rows].count("") == 1
     assert {fault for row in rows for fault in row["names"].split("|") if fault} <= FAULTS.keys()
     wrong = [row for row in rows if row["first"] not in row["names"].split("|")]
-    known = {"labels shifted twice"} if name == "VisionEncoderDecoder" else set()  # labels alone cannot tell
-    assert {row["planted"] for row in wrong} <= known | {"end masked", "tokens times 0.03125"}, wrong
+    # What the check-up cannot see: labels of a decoder that reads them itself; what does a prompt little harm; and what
+    # a prompt is taught by a loss at the wrong place, where its frozen host has not learnt to say it.
+    unseen = {
+        "VisionEncoderDecoder": {"labels shifted twice"},
+        "prompt tuning": {"end masked", "tokens times 0.03125", "tokens times 32", "answers read"},
+    }
+    assert {row["planted"] for row in wrong} <= unseen.get(name, set()), wrong
     assert not count(tmp_path / "rows.csv", [name], [200]), "what is there is not made again"
     assert len(count(tmp_path / "rows.csv", [name], [201], healthy_alone=True)) == 1

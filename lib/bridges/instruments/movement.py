@@ -62,15 +62,16 @@ def movement_reading(module: nn.Module, before: Mapping[str, Tensor]) -> Reading
     Raises:
         ValueError: when no parameter is in there.
     """
-    moved = whole = 0.0
+    moved, whole, found = 0.0, 0.0, 0
     for name, p in module.named_parameters():
         old = before.get(name.replace("/", "."))
         if old is not None and old.shape == p.shape:
             moved += (p.detach().double().cpu() - old.double().cpu()).square().sum().item()
-            whole += old.double().square().sum().item()
-    if not whole:
+            whole, found = whole + old.double().square().sum().item(), found + 1
+    if not found:
         raise ValueError(f"before holds none of the connector's parameters, such as {next(iter(before), 'nothing')!r}")
-    share = (moved / whole) ** 0.5
+    # Some start at zero, as Gemma 3's projector does: what it has moved is all of it then.
+    share = (moved / whole) ** 0.5 if whole else float(moved > 0)
     fault = "parameters that did not move" if share < MOVED else ""
     return Reading("moved since before", f"{share:.2g} of the connector's size", f">= {MOVED:g}", fault)
 

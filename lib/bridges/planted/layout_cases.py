@@ -223,7 +223,7 @@ def count(path: Path, names: Sequence[str], seeds: Sequence[int], healthy_alone:
 
     A layout and seed whose cases stand there already are not made again, and no row is written twice.
     """
-    rows = list(csv.DictReader(path.open())) if path.exists() else []
+    rows = list(csv.DictReader(path.read_text().splitlines())) if path.exists() else []
     done = {(row["layout"], int(row["seed"]), bool(row["planted"])) for row in rows}
     made = []
     for seed, name in ((seed, name) for seed in seeds for name in names):
