@@ -166,15 +166,15 @@ def test_a_module_that_drops_its_input_in_evaluation_is_found_and_left_as_it_was
 
 
 @pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
-def test_a_gradient_through_reentrant_checkpoints_is_not_measured_and_no_fault() -> None:
+def test_a_gradient_through_reentrant_checkpoints_is_measured_and_leaves_stored_ones_alone() -> None:
     class Checkpointed(Connector):
         def forward(self, inputs: Tensor) -> Tensor:
             found = super().forward(inputs)
             return checkpoint(torch.clone, found, use_reentrant=True) if self.training else found
 
-    report = checkup(replace(speaking(), connector=Checkpointed().eval()))
-    assert not report.faults
-    assert "not measured: checkpoint with use_reentrant=False" in str(report)
+    connector = Checkpointed().eval()
+    assert not checkup(replace(speaking(), connector=connector)).faults
+    assert all(p.grad is None for p in connector.parameters())
 
 
 def test_a_scale_counts_only_where_the_host_would_rather_have_its_own() -> None:

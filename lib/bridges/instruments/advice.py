@@ -14,7 +14,8 @@ DEAF = (
 )
 LOST = ("held-out pairs at chance",)
 ALIKE = ("image embeddings all alike", "text embeddings all alike")
-STILL = ("training that moves nothing", "gates that are shut", "parameters that no gradient reaches", *DEAF, *LOST)
+STILL = ("training that moves nothing", "parameters that no gradient reaches", *DEAF, *LOST)
+UNMOVED = ("gates that are shut", "parameters that did not move", *STILL)
 
 
 class Advice(NamedTuple):
@@ -29,7 +30,7 @@ ADVICE = {
     "values that are not finite": Advice(
         LOOK,
         "one value that is not finite makes all that is computed from it so, and no step can mend it",
-        ("loss that diverged", "no gradient to the connector", *STILL, *ALIKE),
+        ("loss that diverged", "no gradient to the connector", *UNMOVED, *ALIKE),
     ),
     "no label is supervised": Advice(LOOK, "without a label there is no loss, and nothing to learn from"),
     "padding is supervised": Advice(LINE, "the mean over labels is then mostly that of padding, which is easily said"),
@@ -61,12 +62,8 @@ ADVICE = {
         "two calls on the same tokens give two losses: something still draws at random, as dropout does in training",
         ("another model in evaluation", *DEAF),
     ),
-    "a rate of zero": Advice(
-        LOOK, "at a rate of zero every step leaves the weights as they are", ("parameters that did not move", *STILL)
-    ),
-    "parameters outside the optimiser": Advice(
-        LINE, "only what the optimiser holds is moved by its steps", ("parameters that did not move", *STILL)
-    ),
+    "a rate of zero": Advice(LOOK, "at a rate of zero every step leaves the weights as they are", UNMOVED),
+    "parameters outside the optimiser": Advice(LINE, "only what the optimiser holds is moved by its steps", UNMOVED),
     "connector is not the trained one": Advice(
         LINE,
         "the log falls, but the weights look as they are first drawn, which no step leaves as it is",
@@ -76,10 +73,10 @@ ADVICE = {
         LOOK, "the weights lie where they began, so that nothing can have been learned by them", STILL
     ),
     "no gradient to the connector": Advice(
-        LOOK, "the loss does not depend on what is to be trained, so that no step can know where to go", STILL
+        LOOK, "the loss does not depend on what is to be trained, so that no step can know where to go", UNMOVED
     ),
     "no gradient in training mode": Advice(
-        LINE, "there is a gradient in evaluation mode, and training goes by the other", STILL
+        LINE, "there is a gradient in evaluation mode, and training goes by the other", UNMOVED
     ),
     "another model in evaluation": Advice(
         LOOK, "the input is used in training mode and not in evaluation: the modes compute two things", (*DEAF, *LOST)
@@ -100,7 +97,7 @@ ADVICE = {
     "gates that are shut": Advice(
         LOOK,
         "what a gate near zero lets through is nothing, and all behind it gets as little gradient",
-        ("scale far from the host's", "parameters that no gradient reaches", *DEAF),
+        ("parameters that did not move", "scale far from the host's", "parameters that no gradient reaches", *DEAF),
     ),
     "inputs too quiet": Advice(
         LINE,
@@ -154,6 +151,12 @@ ADVICE = {
     ),
     "one sentence for all inputs": Advice(
         LOOK, "there are few distinct outputs for many distinct references, whatever their score"
+    ),
+    "texts that repeat": Advice(
+        LINE, "of two pairs with one text each is a wrong answer for the other, so that no model's loss gets below that"
+    ),
+    "loss that does not tell what is said": Advice(
+        LOOK, "at a loss so low most of what is said would be as wanted, and it is not: it scores something else"
     ),
     "penalty that cannot see the answers": Advice(
         LINE, "the penalty is the same with other samples' answers: it holds them to nothing"
