@@ -1,5 +1,6 @@
-"""What counts as naming a planted fault, for each diagnoser: written down before any counted run.
+"""What counts as naming a planted fault, for each diagnoser, written down before any counted run.
 
+That was after trials of all tools on seeds 100 and 103, which are not counted.
 For other people's tools it is whatever points to the fault, to its consequence that they are made to see, or to its
 place: a category "embedding" of DEFault++ for any fault of a connector, whose tokens stand where embeddings do. For the
 check-up it is the fault's own name. Tools whose list has nothing for a fault are not made for it.
