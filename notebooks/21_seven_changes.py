@@ -6,7 +6,8 @@
 # danger: the best of seven looks good even where none of them does anything. This chapter tries all seven in two
 # settings, chooses on one half of the seeds, and measures on the other. On the seeds that had no part in the choice the
 # best of seven still gains something: a quarter more tokens and layers in the ordinary recipe, a rate halved on a
-# plateau where the accuracy falls. Whether by the five points that were asked is not decided yet.
+# plateau where the accuracy falls. Whether by the five points that were asked is not decided: both gains lie about
+# there.
 
 # %% tags=["parameters"]
 profile = "quick"  # quick | full
@@ -168,11 +169,10 @@ def seven(base: BridgeRecipe) -> dict[str, BridgeRecipe]:
 # A run's accuracy is read on one exam. The plateau follows another, of questions of its own, with a look at every
 # eighth part of the falling setting's steps and at every twentieth step of the ordinary one's: twelve over 240 steps,
 # about as often as the log looked at its runs. At every look the norm of one batch's gradient is taken too. The
-# ordinary recipe's exams have four times the questions of the other setting's: with a hundred, nine tenths of what one
-# seed's gain differs from another's by was the exam's. Every seed has a pair of hosts of its own; every other seed
-# chooses, the rest measure. In the quick profile the page trains the baselines, the changes of clipping and rate where
-# the accuracy falls, and of those to the ordinary recipe the one that the rows of record choose; the others are of
-# record alone.
+# ordinary recipe's exams have four times the questions of the other setting's, so that they are a small part of what
+# one seed's gain differs from another's by. Every seed has a pair of hosts of its own; every other seed chooses, the
+# rest measure. In the quick profile the page trains the baselines, the changes of clipping and rate where the accuracy
+# falls, and of those to the ordinary recipe the one that the rows of record choose; the others are of record alone.
 
 
 # %%
@@ -276,7 +276,7 @@ CHOSEN = {setting: best_of(choosing) for setting, (choosing, _) in FOUND.items()
 CHANCE = {setting: best_by_chance(choosing.values()) for setting, (choosing, _) in FOUND.items()}
 EFFECTS = {s: [{c: mean_interval(d) for c, d in half.items()} for half in halves] for s, halves in FOUND.items()}
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "What each change gains over the baseline, paired within seeds, mean with 95 % interval: on the choosing seeds (circles) and on the measuring seeds (squares). Left, how much less the accuracy falls with labels shifted twice; right, how much higher it is in the ordinary recipe between steps 120 and 160. Dotted: zero, and the criterion's 5 points. Orange: the largest mean of the choosing seeds, which is chosen. Band: what the best of seven reaches when chance turns the choosing seeds' signs, 5th to 95th percentile.", "name": "fig-seven-forest"}, "image": {"alt": "Two panels with one row for each change, two intervals each. With labels shifted twice clipping has the narrowest intervals, on zero; the plateau is orange, both its means right of the second dotted line, the measuring interval right of zero. In the ordinary recipe a quarter more tokens and layers is orange, both its means about on the second dotted line, the choosing interval across zero and the measuring one right of it."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "What each change gains over the baseline, paired within seeds, mean with 95 % interval: on the choosing seeds (circles) and on the measuring seeds (squares). Left, how much less the accuracy falls with labels shifted twice; right, how much higher it is in the ordinary recipe between steps 120 and 160. Dotted: zero, and the criterion's 5 points. Orange: the largest mean of the choosing seeds, which is chosen. Band: what the best of seven reaches when chance turns the choosing seeds' signs, 5th to 95th percentile.", "name": "fig-seven-forest"}, "image": {"alt": "Two panels with one row for each change, two intervals each. With labels shifted twice clipping has the narrowest intervals, on zero; the plateau is orange, both its means right of the second dotted line, both intervals right of zero. In the ordinary recipe a quarter more tokens and layers is orange, its choosing mean between the dotted lines with an interval across zero, its measuring mean about on the second with an interval right of zero; half the bottleneck lies left of zero on both halves."}}
 for axes, setting in zip(figure(columns=2, height=4.2), STUDIES, strict=True):
     colour = dict.fromkeys(CHANGES, BLUE) | {CHOSEN[setting]: ORANGE}
     for half, (mark, name) in enumerate((("o", "choosing seeds"), ("s", "measuring seeds"))):
@@ -378,14 +378,15 @@ plt.show()
 #
 # ### What seven small effects can show
 #
-# Of the choosing seeds' intervals none excludes zero, in either setting. Half of them lie wholly below five points:
-# such a change does not gain five at these sizes. Of the others that cannot be said: seeds, and with them hosts, differ
-# more than changes do. Whoever reads the choosing seeds' means alone will find a best change all the same;
-# {numref}`fig-seven-forest` has it beside what the other half of the seeds says of it, and beside what chance would
-# have offered as the best of seven. In the ordinary recipe chance seldom offers as much, and something is left of the
-# gain: about a third. In the other setting it does so more often, and half is left. That is the regression to the mean.
-# Two changes of shape that the choosing seeds pass over, among them half of the bottleneck, come out ahead of the
-# plateau on the measuring ones: with so few seeds the order of the seven is itself a matter of luck.
+# Of the choosing seeds' intervals few exclude zero: the plateau helps where the accuracy falls and costs a little in
+# the ordinary recipe, and half of the bottleneck costs several points there. Most of the others lie wholly below five
+# points: such a change does not gain five at these sizes. Whoever reads the choosing seeds' means alone will find a
+# best change all the same; {numref}`fig-seven-forest` has it beside what the other half of the seeds says of it, and
+# beside what chance would have offered as the best of seven. Where the accuracy falls, chance hardly ever offers as
+# much as the plateau has. In the ordinary recipe it does so more often, and yet what was chosen does better on the
+# other half than on the first: the regression to the mean is a tendency and no law. Half of the bottleneck, the worst
+# change there, is the second best where the accuracy falls, on both halves: what helps in one setting is no guide to
+# the other.
 #
 # The arms are compared at equal steps. A quarter more tokens and layers costs more time a step, half of the bottleneck
 # less; at equal time the comparison would be another one. And the changes were tried one by one, each at the value that

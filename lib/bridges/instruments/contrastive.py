@@ -31,6 +31,7 @@ from bridges.instruments.retrieval import recall
 
 ALIKE = 0.02  # spread of unit vectors
 HOT = 101.0  # factor on the cosines: CLIP clips it at 100
+USUAL = 120.0  # factor on the cosines: released models of SigLIP have up to 118
 WORSE = 2.0  # times the loss of a constant guess: the bias may be one for larger batches
 UNIT = 0.01  # off a length of 1
 FLOOR = 0.1  # share of ln(batch) that repeated texts leave in the loss
@@ -201,10 +202,12 @@ class Space:
         signs = 2 * torch.eye(count, device=image.device) - 1
         value = -logsigmoid(signs * (scale * image @ text.T + bias.float())).sum(1).mean().item()
         line = WORSE * -(math.log(1 / count) + (count - 1) * math.log(1 - 1 / count))
-        fault = "temperature that hides the pairs" if value > line and not lost else ""
+        hides = value > line and not lost and not 1 <= scale <= USUAL
+        fault = "temperature that hides the pairs" if hides else ""
         what = f"sigmoid loss at a factor of {scale:.3g} and its bias (nats)"
         mend = "start at a factor of 10 and a bias of -10, and let both be trained"
-        return Reading(what, f"{value:.3f}", f"<= {line:.3f}, where pairs are found", fault, mend)
+        told = f"<= {line:.3f}, where pairs are found, or a factor of 1 to {USUAL:g}"
+        return Reading(what, f"{value:.3f}", told, fault, mend)
 
     def missing(self) -> tuple[str, ...]:
         """What was not measured, and what to give for it."""
