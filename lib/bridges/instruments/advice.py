@@ -97,7 +97,7 @@ ADVICE = {
     "gates that are shut": Advice(
         LOOK,
         "what a gate near zero lets through is nothing, and all behind it gets as little gradient",
-        ("parameters that did not move", "scale far from the host's", "parameters that no gradient reaches", *DEAF),
+        ("scale far from the host's", "parameters that no gradient reaches", *DEAF),
     ),
     "inputs too quiet": Advice(
         LINE,

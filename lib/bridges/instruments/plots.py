@@ -35,7 +35,7 @@ class Profile:
 
     @property
     def told(self) -> str:
-        """The plot in words: its ends and its extremes."""
+        """The plot in words, with its ends and its extremes."""
         there = [(v, p) for v, p in zip(self.values, self.rows or self.at, strict=True) if math.isfinite(v)]
         if not there:
             return f"{self.title}: no finite value."

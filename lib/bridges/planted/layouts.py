@@ -60,7 +60,7 @@ def attributes(seed: int) -> tuple[Tensor, Tensor]:
 
 
 def shown(which: Tensor, own: torch.Generator, *shape: int) -> Tensor:
-    """What the attributes `which` (N, 3) look or sound like (N, *shape): a pattern for each value, added, and noise."""
+    """What the attributes `which` (N, 3) look or sound like (N, ...): a pattern for each value, added, and noise."""
     bank = torch.randn(KINDS, VALUES, *shape, generator=torch.Generator().manual_seed(0))  # the world's, not the run's
     found = sum(bank[kind, which[:, kind]] for kind in range(KINDS)) / math.sqrt(KINDS)
     return found + NOISE * torch.randn(len(which), *shape, generator=own)
