@@ -68,7 +68,7 @@ def test_recorded_figures_name_their_source() -> None:
     with pytest.raises(
         PressError,
         match="there are alignment_log, bridge_analysis, degenerate_outputs, earlier_runs, earlier_sources,"
-        " encoder_training, gate_groups, next_steps, resampler_designs, rms_matching, staged_bleu, staying_at_the_peak,"
-        " t5_architectures, translation_sweep",
+        " encoder_training, gate_groups, next_steps, public_reports, resampler_designs, rms_matching, staged_bleu,"
+        " staying_at_the_peak, t5_architectures, translation_sweep",
     ):
         recorded("t6")
