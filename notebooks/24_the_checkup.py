@@ -259,9 +259,9 @@ for name, (kind, line) in CRITERIA.items():
 # ### Other people's faults
 #
 # The planted faults are the book's own choice. So the check-up was put to faults that people reported in public, each
-# rebuilt small with its healthy twin. As it first was, it named about a third of them, and alarmed three twins. What it
-# lacked were readings: of labels, of what the optimiser holds and what has moved, of where values stop being finite, of
-# sizes in training and in use. It has them now:
+# rebuilt small with its healthy twin. As it first was, it named the smaller part of them. What it lacked were readings:
+# of labels, of what the optimiser holds and what has moved, of where values stop being finite, of sizes in training and
+# in use. It has them now:
 
 # %% tags=["hide-input"]
 reports = recorded("public_reports")
@@ -276,8 +276,6 @@ table(
 # %% [markdown]
 # These readings were made with the reports in view, so the table is no estimate of what they find in others. It shows
 # what they cannot: a scale that harms nothing at this size, and a temperature that training has mended by itself.
-# Variants that nobody had reported were tried on each kind before the last readings were made: of one kind less than
-# half were named first, of two all.
 #
 # ### Other diagnosers
 #
@@ -294,8 +292,7 @@ Markdown(peers.table(peers.read(ROOT / "book" / "reference" / "peers.csv")))
 # nothing where the log does not show it, and samples that are mixed within a batch. It does not see what lies in the
 # data: shuffled pairs, constant inputs, an end that is never taught. torch-audit sees numbers that are not finite and
 # gradients of zero, and alarms at negative labels. DEFault++ was trained on faults inside of transformers and calls
-# nearly everything here faulty or refuses it; its published macro-F1 of 0.85 and TrainCheck's 18 of 20 silent errors
-# are of other things than connectors.
+# nearly everything here faulty or refuses it; what it and TrainCheck publish is of other things than connectors.
 #
 # ### Loud, and healthy
 #
